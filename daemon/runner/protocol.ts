@@ -1,0 +1,51 @@
+/**
+ * Messages between the daemon and the processes it supervises: one runner a device (loads native/) and the worker pool
+ * (no engine). Carried by Bun's IPC with structured clone, so typed arrays cross without encoding.
+ * Both kinds run the same program, `daemon/runner/main.ts`; `role` decides what it may load.
+ */
+import { z } from "zod";
+import { ErrorBodySchema, JobId, Progress } from "../wire.ts";
+
+/** A lease: only messages that carry the job's present attempt and token are believed (fencing). */
+export const Lease = z.object({ job: JobId, attempt: z.int(), token: z.string() });
+export type Lease = z.output<typeof Lease>;
+
+const Bag = z.record(z.string(), z.unknown());
+
+/** Daemon -> process. */
+export const ToRunner = z.discriminatedUnion("type", [
+  z.object({ type: z.literal("run"), lease: Lease, operation: z.string(), input: Bag, workDir: z.string() }),
+  z.object({ type: z.literal("cancel"), job: JobId }),
+  /** Run a portable provider here for a job that runs elsewhere. */
+  z.object({ type: z.literal("call"), call: z.string(), hook: z.string(), id: z.string(), options: Bag, input: z.unknown(), workDir: z.string() }),
+  z.object({ type: z.literal("cancelCall"), call: z.string() }),
+  /** Answer to `use`. */
+  z.object({ type: z.literal("used"), call: z.string(), output: z.unknown().optional(), error: ErrorBodySchema.optional() }),
+  /** Answer to `submit`. */
+  z.object({ type: z.literal("submitted"), call: z.string(), result: z.object({ jobId: z.string(), reused: z.boolean(), output: z.unknown(), seconds: z.number(), peakBytes: z.number() }).optional(), error: ErrorBodySchema.optional() }),
+  /** Drop residents until at most `bytes` remain; idle ones first. */
+  z.object({ type: z.literal("evict"), bytes: z.number() }),
+  z.object({ type: z.literal("stop") }),
+]);
+export type ToRunner = z.output<typeof ToRunner>;
+
+export const Resident = z.object({ hook: z.string(), id: z.string(), bytes: z.number(), idleSeconds: z.number() });
+
+/** Process -> daemon. */
+export const FromRunner = z.discriminatedUnion("type", [
+  z.object({ type: z.literal("ready"), pid: z.int(), device: z.string(), facts: Bag }),
+  z.object({ type: z.literal("progress"), lease: Lease, progress: Progress }),
+  z.object({ type: z.literal("log"), lease: Lease.nullable(), level: z.enum(["info", "warn", "error"]), event: z.string(), fields: Bag }),
+  z.object({ type: z.literal("done"), lease: Lease, output: z.unknown(), peakBytes: z.number() }),
+  z.object({ type: z.literal("failed"), lease: Lease, error: ErrorBodySchema, peakBytes: z.number() }),
+  /** A portable provider that must run elsewhere (other role, or a third party's in its own process). */
+  z.object({ type: z.literal("use"), lease: Lease, call: z.string(), hook: z.string(), id: z.string(), options: Bag, input: z.unknown() }),
+  z.object({ type: z.literal("abandon"), call: z.string() }),
+  /** A child job. */
+  z.object({ type: z.literal("submit"), lease: Lease, call: z.string(), operation: z.string(), input: Bag }),
+  z.object({ type: z.literal("called"), call: z.string(), output: z.unknown().optional(), error: ErrorBodySchema.optional() }),
+  z.object({ type: z.literal("resident"), items: z.array(Resident), rssBytes: z.number() }),
+  /** Sent from the JavaScript side; the native heartbeat (a byte a second on fd 3) goes on while an operator runs. */
+  z.object({ type: z.literal("beat"), rssBytes: z.number() }),
+]);
+export type FromRunner = z.output<typeof FromRunner>;

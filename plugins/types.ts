@@ -1,0 +1,338 @@
+/**
+ * The nouns that hooks pass around. Values that cross a process are zod schemas (validated at every edge);
+ * objects that live beside the tensors they own (Codec, Denoiser, TextEncoder, Objective) are plain interfaces.
+ *
+ * Axes: B batch, C channels, T frames (latent frames where the tensor is latents), H height, W width, L tokens,
+ * D features. Video is [-1, 1], RGB, unless said otherwise.
+ */
+import { z } from "zod";
+import type { DType, Generator, Module, Parameter, Tensor } from "../native/index.ts";
+
+/** A content address. Parsed once at every edge; paths are built only from parsed digests. */
+export const Digest = z.string().regex(/^sha256:[0-9a-f]{64}$/, "a digest is sha256: and 64 hex digits").brand<"Digest">();
+export type Digest = z.output<typeof Digest>;
+
+/** What a sample is asked to be. Waver 2.1: one network, three tasks; `interpolate` is the same mask with other frames known. */
+export const Task = z.enum(["t2i", "t2v", "i2v", "interpolate"]);
+export type Task = z.output<typeof Task>;
+
+// ---------------------------------------------------------------------------------------------------- video in
+
+/** One file of raw video, as found. `tag` says where it came from (Waver 3.1: multi-source acquisition). */
+export const Source = z.object({
+  id: Digest,
+  path: z.string(),
+  tag: z.string(),
+  width: z.int().positive(),
+  height: z.int().positive(),
+  fps: z.number().positive(),
+  numFrames: z.int().nonnegative(),
+  duration: z.number().nonnegative(),
+  bitrate: z.number().nonnegative(),
+  codec: z.string(),
+  licence: z.string().optional(),
+});
+export type Source = z.output<typeof Source>;
+
+/** A span of one source, in seconds from its start. `id` is the digest of source and span. */
+export const Clip = z.object({
+  id: Digest,
+  source: Digest,
+  start: z.number().nonnegative(),
+  end: z.number().positive(),
+});
+export type Clip = z.output<typeof Clip>;
+
+/** What a provider wants to see of a clip. The decoder serves every provider's view from one decode. */
+export const FrameView = z.object({
+  width: z.int().positive(),
+  height: z.int().positive(),
+  /** `stretch` fills the view, `cover` keeps the aspect and crops the middle. */
+  fit: z.enum(["stretch", "cover"]),
+  /** Frames a second; `native` is the clip's own rate. */
+  rate: z.union([z.number().positive(), z.literal("native")]),
+  format: z.enum(["rgb24", "gray8"]),
+  /** Most frames in one batch. */
+  batch: z.int().positive(),
+});
+export type FrameView = z.output<typeof FrameView>;
+
+/** Consecutive frames of a clip: `data` holds `count` frames, row-major, packed pixels. */
+export interface FrameBatch {
+  readonly data: Uint8Array;
+  readonly count: number;
+  readonly width: number;
+  readonly height: number;
+  readonly format: "rgb24" | "gray8";
+  /** Seconds from the start of the source, one a frame. */
+  readonly times: readonly number[];
+}
+
+/** A clip and its frames in the view that the provider's traits asked for. The stream can be read once. */
+export interface ClipFrames {
+  readonly clip: Clip;
+  readonly source: Source;
+  readonly frames: AsyncIterable<FrameBatch>;
+}
+
+/** Measures by name. Scores are stored; thresholds live in funnel recipes, never here. */
+export const Scores = z.record(z.string(), z.number());
+export type Scores = z.output<typeof Scores>;
+
+export const Caption = z.object({
+  text: z.string().min(1),
+  /** Who said it: `sidecar`, `filename`, or the model's name. */
+  by: z.string(),
+  actions: z.array(z.object({ start: z.number(), end: z.number(), text: z.string() })).optional(),
+});
+export type Caption = z.output<typeof Caption>;
+
+/** A table on disk and the query that reads it: set work never passes rows by value. */
+export const Relation = z.object({
+  /** Parquet files, in order. */
+  files: z.array(z.string()).min(1),
+  numRows: z.int().nonnegative(),
+});
+export type Relation = z.output<typeof Relation>;
+
+// ---------------------------------------------------------------------------------------------------- text
+
+export const Prompt = z.object({
+  text: z.string(),
+  negative: z.string().default(""),
+  /** Seconds of video asked for: the rewriting regimes of 5 s and 10 s differ (Waver 4.6). */
+  seconds: z.number().positive().optional(),
+});
+export type Prompt = z.output<typeof Prompt>;
+
+/** Text features for a batch. `mask` is 1 where a token is real. */
+export interface Conditioning {
+  /** [B L D] */
+  readonly states: Tensor;
+  /** [B L], bool */
+  readonly mask: Tensor;
+}
+
+export interface TextEncoder extends AsyncDisposable {
+  readonly module: Module;
+  /** Token ids as the tokenizer gives them, end token included, unpadded. */
+  tokenize(texts: readonly string[]): number[][];
+  /** Texts -> states [B L D], mask [B L]. L is the longest text, at most `maxTokens`; `padTo` pads further with zero rows. Gradients flow when the module asks for them. */
+  encode(texts: readonly string[], how?: { padTo?: number }): Conditioning;
+  save(folder: string): Promise<void>;
+}
+
+// ---------------------------------------------------------------------------------------------------- latents
+
+/** Facts that two components must share to work together, e.g. a DiT and the VAE whose latents it was trained on. */
+export interface LatentSpec {
+  /** Latent channels. */
+  readonly channels: number;
+  /** Pixels (frames, rows, columns) a latent element stands for. Frame 0 is alone: T = 1 + (frames - 1) / stride[0]. */
+  readonly stride: readonly [number, number, number];
+}
+
+export interface Codec extends AsyncDisposable {
+  readonly module: Module;
+  readonly latent: LatentSpec;
+  /** video [B 3 F H W] in [-1, 1] -> posterior {mean, logvar} [B C T h w], not normalised. F = 4k + 1. */
+  posterior(video: Tensor): { mean: Tensor; logvar: Tensor };
+  /** video [B 3 F H W] -> normalised latents [B C T h w] (posterior mean). */
+  encode(video: Tensor): Tensor;
+  /** Normalised latents [B C T h w] -> video [B 3 F H W], clamped to [-1, 1]. */
+  decode(latents: Tensor): Tensor;
+  /** The same, one chunk of frames at a time; every chunk belongs to the caller. */
+  decodeChunks(latents: Tensor): Iterable<Tensor>;
+}
+
+/** How a family moves between noise and data: the sampler and the objective read this, never the family's name. */
+export interface FlowConvention {
+  /** Value handed to the network at pure noise (1 or 1000): its time is `timeScale * t`. */
+  readonly timeScale: number;
+  /** What the network predicts. `noise-data`: n - x0, x += dt * v with dt < 0. `data-noise`: x0 - x_n, x += |dw| * p. */
+  readonly predicts: "noise-data" | "data-noise";
+}
+
+export interface DenoiserInput {
+  /** [B C T h w], noisy latents. */
+  readonly latents: Tensor;
+  /** [B], the flow time in [0, 1]; the family scales it. */
+  readonly t: Tensor;
+  readonly text: Conditioning;
+  /** Second encoder's features, for families that take two. */
+  readonly text2?: Conditioning;
+  /** Known frames: latents [B C T h w] and mask [B 4 T h w]. Absent = nothing known. */
+  readonly known?: { readonly latents: Tensor; readonly mask: Tensor };
+}
+
+export interface Denoiser extends AsyncDisposable {
+  readonly module: Module;
+  readonly latent: LatentSpec;
+  readonly convention: FlowConvention;
+  /** [B C T h w] -> prediction [B C T h w]. `taps` collects named intermediate tensors when given. */
+  forward(input: DenoiserInput, taps?: Map<string, Tensor>): Tensor;
+  /** Names of the taps a side loss may ask for (REPA: the last dual-stream block). */
+  readonly taps: readonly string[];
+  /**
+   * Builds `known` for pixel frames that are given. frames [B 3 F H W] in [-1, 1] (any value where unknown),
+   * isKnown: one flag a pixel frame. Families differ in what fills unknown frames (Waver black, Wan grey).
+   */
+  condition?(frames: Tensor, isKnown: readonly boolean[], codec: Codec): { latents: Tensor; mask: Tensor };
+  save(folder: string): Promise<void>;
+}
+
+// ---------------------------------------------------------------------------------------------------- sampling
+
+/** One denoise step as a guide sees it. `predict` may be called any number of times, for instance once more with a layer left out. */
+export interface GuideCall {
+  predict(branch: "positive" | "negative", how?: { readonly skipLayers?: readonly number[] }): Tensor;
+  readonly latents: Tensor;
+  readonly t: number;
+  readonly step: number;
+  readonly numSteps: number;
+}
+/** Returns the guided prediction; the sampler owns it. Synchronous: runs inside the step's scope. */
+export type Guide = (call: GuideCall) => Tensor;
+
+export interface SampleRequest {
+  /** Starting latents (noise) [B C T h w]; borrowed. */
+  readonly latents: Tensor;
+  readonly numSteps: number;
+  /** Timestep shift s: t = s u / (1 + (s - 1) u). */
+  readonly shift: number;
+  readonly convention: FlowConvention;
+  /** Flow time at which to start, 1 = pure noise; a resumed or refined sample starts lower. */
+  readonly startStep?: number;
+  /** The guided prediction at x, t (and its step index). */
+  readonly predict: (latents: Tensor, t: Tensor, at: { readonly step: number; readonly numSteps: number; readonly t: number }) => Tensor;
+  /** Called after every step with the new state (borrowed); may save it or render a preview. Awaited. */
+  readonly onStep?: (at: { readonly step: number; readonly numSteps: number; readonly latents: Tensor; readonly state?: Readonly<Record<string, Tensor>> }) => Promise<void>;
+  /** Sampler state saved by `onStep`, to continue a killed sample. */
+  readonly state?: Readonly<Record<string, Tensor>>;
+  readonly signal: AbortSignal;
+}
+
+/** A refiner turns a low-resolution video into a high-resolution one. */
+export interface RefineRequest {
+  /** [B 3 F H W] in [-1, 1]. */
+  readonly video: Tensor;
+  readonly scale: number;
+  readonly prompt: readonly string[];
+  readonly numSteps: number;
+  readonly seed: number;
+  readonly wd: number;
+  readonly signal: AbortSignal;
+}
+
+// ---------------------------------------------------------------------------------------------------- training
+
+/** Parameters that share an optimiser and its settings. */
+export interface ParameterGroup {
+  readonly name: string;
+  readonly optimizer: string;
+  readonly parameters: readonly Parameter[];
+  readonly lrScale?: number;
+  readonly weightDecay?: number;
+}
+
+/** A batch as the trainer assembles it from a set. Fields a stage did not ask for are absent. */
+export interface Batch {
+  readonly ids: readonly string[];
+  readonly task: Task;
+  readonly captions: readonly string[];
+  /** [B C T h w], normalised. */
+  readonly latents?: Tensor;
+  /** [B 3 F H W]. */
+  readonly video?: Tensor;
+  /** Precomputed per-clip tensors by name: known frames, REPA features, degraded latents. */
+  readonly extras: Readonly<Record<string, Tensor>>;
+}
+
+export interface StepResult {
+  /** Scalar with a gradient. */
+  readonly loss: Tensor;
+  /** Logged as they are. */
+  readonly metrics: Readonly<Record<string, number>>;
+}
+
+/**
+ * A training objective: what is trained, by which optimisers, and the loss of one batch.
+ * Auxiliary modules (REPA's MLP, a GAN's discriminator) are trained, saved and resumed like the model.
+ */
+export interface Objective extends AsyncDisposable {
+  /** Everything that a training checkpoint must hold, by name. */
+  readonly modules: Readonly<Record<string, Module>>;
+  readonly groups: readonly ParameterGroup[];
+  /** Phases of one training step, in order; each updates one optimiser. Most objectives have one. */
+  readonly phases: readonly { readonly optimizer: string }[];
+  /** Loss of one batch in one phase. Synchronous: runs inside the step's scope. */
+  step(batch: Batch, at: { readonly step: number; readonly phase: number; readonly generator: Generator }): StepResult;
+}
+
+export interface ObjectiveRequest {
+  readonly denoiser?: Denoiser;
+  readonly codec?: Codec;
+  readonly text?: TextEncoder;
+  /** Whether the text encoder is trained jointly (the nano model only; the papers freeze theirs). */
+  readonly trainText: boolean;
+  readonly matmul: DType;
+}
+
+// ---------------------------------------------------------------------------------------------------- after
+
+/** A folder with a checkpoint (Diffusers layout) or a published artefact. */
+export const CheckpointRef = z.object({ path: z.string(), digest: Digest.optional() });
+export type CheckpointRef = z.output<typeof CheckpointRef>;
+
+/** What an evaluator judges: generated files beside the clips they should resemble. */
+export const EvalSet = z.object({
+  items: z.array(
+    z.object({ id: z.string(), video: z.string(), prompt: z.string(), task: Task, reference: z.string().optional(), image: z.string().optional() }),
+  ),
+  /** Training clips, by caption, for nearest-neighbour measures. */
+  references: z.array(z.object({ id: z.string(), video: z.string(), caption: z.string() })).default([]),
+});
+export type EvalSet = z.output<typeof EvalSet>;
+
+export const Evaluation = z.object({
+  /** Averages by measure. */
+  summary: Scores,
+  /** Measures of each item. */
+  items: z.record(z.string(), Scores),
+  /** Anything a report may want to say beside the numbers, by item. */
+  notes: z.record(z.string(), z.string()).default({}),
+});
+export type Evaluation = z.output<typeof Evaluation>;
+
+// ---------------------------------------------------------------------------------------------------- lineage
+
+/** What made an artefact. One record an artefact, written when it is published. */
+export const Lineage = z.object({
+  digest: Digest,
+  kind: z.string(),
+  name: z.string().optional(),
+  bytes: z.int().nonnegative(),
+  createdAt: z.string(),
+  inputs: z.array(z.object({ role: z.string(), digest: Digest })),
+  by: z.object({ operation: z.string(), plugin: z.string().optional(), version: z.string() }),
+  options: z.record(z.string(), z.unknown()),
+  seed: z.int().optional(),
+  engine: z.record(z.string(), z.string()).optional(),
+  meta: z.record(z.string(), z.unknown()).optional(),
+});
+export type Lineage = z.output<typeof Lineage>;
+
+/** A content-addressed store. Publishing is atomic: readers see the whole artefact or none of it. */
+export interface Store extends AsyncDisposable {
+  /** Publishes a file or a folder (moved when `move`), with its lineage. Same content, same digest, no second copy. */
+  publish(path: string, record: Omit<Lineage, "digest" | "bytes" | "createdAt">, how?: { move?: boolean }): Promise<Digest>;
+  has(digest: Digest): Promise<boolean>;
+  /** A local path to read the artefact from (never to write to). */
+  path(digest: Digest): Promise<string>;
+  lineage(digest: Digest): Promise<Lineage | null>;
+  /** Artefacts that name this one as an input. */
+  children(digest: Digest): Promise<Digest[]>;
+  list(kind?: string): AsyncIterable<Lineage>;
+  /** Re-reads the content and compares it with its digest. */
+  verify(digest: Digest): Promise<boolean>;
+}
