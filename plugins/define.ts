@@ -34,6 +34,13 @@ export interface Media {
   readMetadata(path: string): Promise<Record<string, unknown> | null>;
 }
 
+/**
+ * A provider in use. Values that it returns and that live beside tensors (a codec, an encoder) belong to the host:
+ * never dispose them. Disposing this (`using encode = await ctx.use(...)`) lets go of the provider, which may then be
+ * evicted when memory is needed; otherwise the job holds it to its end.
+ */
+export type Used<H extends HookName> = ((input: In<H>) => Promise<Out<H>>) & Disposable;
+
 /** What a provider or an operation is given to work with. */
 export interface Context {
   readonly signal: AbortSignal;
@@ -54,7 +61,7 @@ export interface Context {
    */
   unit<T>(key: string, schema: z.ZodType<T>, work: () => Promise<T>): Promise<T>;
   /** A provider, loaded and resident, ready to call. */
-  use<H extends HookName>(hook: H, id: string, options?: Readonly<Record<string, unknown>>): Promise<(input: In<H>) => Promise<Out<H>>>;
+  use<H extends HookName>(hook: H, id: string, options?: Readonly<Record<string, unknown>>): Promise<Used<H>>;
   /** Ids and traits of a hook's providers, to choose by trait. */
   providers<H extends HookName>(hook: H): readonly { readonly id: string; readonly traits: Traits<H>; readonly summary: string }[];
   /** A child job: journalled, resumable, and reused when the same work was done before. */

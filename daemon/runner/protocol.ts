@@ -16,8 +16,8 @@ const Bag = z.record(z.string(), z.unknown());
 export const ToRunner = z.discriminatedUnion("type", [
   z.object({ type: z.literal("run"), lease: Lease, operation: z.string(), input: Bag, workDir: z.string() }),
   z.object({ type: z.literal("cancel"), job: JobId }),
-  /** Run a portable provider here for a job that runs elsewhere. */
-  z.object({ type: z.literal("call"), call: z.string(), hook: z.string(), id: z.string(), options: Bag, input: z.unknown(), workDir: z.string() }),
+  /** Run a portable provider here for a job that runs elsewhere: `lease` is that job's, and what the provider asks for goes under it. */
+  z.object({ type: z.literal("call"), lease: Lease, call: z.string(), hook: z.string(), id: z.string(), options: Bag, input: z.unknown(), workDir: z.string() }),
   z.object({ type: z.literal("cancelCall"), call: z.string() }),
   /** Answer to `use`. */
   z.object({ type: z.literal("used"), call: z.string(), output: z.unknown().optional(), error: ErrorBodySchema.optional() }),
