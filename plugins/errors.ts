@@ -12,6 +12,7 @@ export const ERROR_CODES = {
   unknown_option: 422,
   unknown_operation: 404,
   not_found: 404,
+  method_not_allowed: 405,
   conflict: 409,
   too_large: 413,
   queue_full: 429,

@@ -49,3 +49,32 @@ export const FromRunner = z.discriminatedUnion("type", [
   z.object({ type: z.literal("beat"), rssBytes: z.number() }),
 ]);
 export type FromRunner = z.output<typeof FromRunner>;
+
+/** How the program is started; its configuration comes in the environment (`handDown`). */
+export interface RunnerArguments {
+  readonly role: "device" | "worker";
+  readonly device: string;
+  /** The one third-party plugin whose code this worker may import. */
+  readonly plugin: string | null;
+  /** Plugins that this process must not import: they took an earlier one down. */
+  readonly without: readonly string[];
+}
+
+export const runnerArguments = ({ role, device, plugin, without }: RunnerArguments): string[] => [
+  "--role",
+  role,
+  "--device",
+  device,
+  ...(plugin === null ? [] : ["--plugin", plugin]),
+  ...without.flatMap((name) => ["--without", name]),
+];
+
+export function parseRunnerArguments(argv: readonly string[]): RunnerArguments {
+  const values = (flag: string): string[] => argv.flatMap((word, i) => (word === flag && argv[i + 1] !== undefined ? [argv[i + 1] as string] : []));
+  return {
+    role: z.enum(["device", "worker"]).parse(values("--role")[0]),
+    device: values("--device")[0] ?? "cpu",
+    plugin: values("--plugin")[0] ?? null,
+    without: values("--without"),
+  };
+}
