@@ -1,0 +1,106 @@
+// The compiled addon, loaded at first use; importing this file costs nothing.
+import { existsSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { EngineError } from "./errors.ts";
+
+type Bytes = ArrayBufferView;
+/** What native/src registers. Handles are numbers; 0 stands for no tensor. */
+export interface Addon {
+  setErrorClass(cls: typeof EngineError): void;
+  free(handle: number): boolean;
+  freeMany(handles: Float64Array, count: number): number;
+  alive(handle: number): boolean;
+  liveTensors(): number;
+  meta(handle: number, out: Float64Array): void;
+  strides(handle: number): number[];
+  dtypeCode(name: string): number;
+  item(handle: number): number;
+  read(handle: number, into: Bytes): void;
+  fromBytes(data: Bytes, dtype: string, shape: readonly number[]): number;
+  findOp(
+    name: string,
+    overload: string,
+  ): { id: number; args: string; names: string[]; returns: string; alias: number[] } | null;
+  call(op: number, ...args: unknown[]): unknown;
+  setGradEnabled(on: boolean): boolean;
+  gradEnabled(): boolean;
+  enterInference(): void;
+  leaveInference(): void;
+  requiresGrad(handle: number): boolean;
+  setRequiresGrad(handle: number, on: boolean): void;
+  isLeaf(handle: number): boolean;
+  grad(handle: number, known: number): number;
+  setGrad(handle: number, grad: number): void;
+  backward(outputs: number[], gradients: number[], retain: boolean, create: boolean, inputs: number[]): void;
+  gradOf(
+    outputs: number[],
+    inputs: number[],
+    gradients: number[],
+    retain: boolean,
+    create: boolean,
+    allowUnused: boolean,
+  ): number[];
+  mapFile(path: string): number;
+  unmapFile(id: number): void;
+  fromMapping(id: number, offset: number, size: number, dtype: string, shape: readonly number[]): number;
+  syncFolder(path: string): void;
+  writeTensor(fd: number, handle: number): void;
+  allocatedBytes(): number;
+  peakBytes(): number;
+  resetPeakBytes(): void;
+  deviceCount(): number;
+  cudaMemory(index: number): { allocated: number; reserved: number; peak: number } | null;
+  emptyCache(): void;
+  newGenerator(high: number, low: number, device: string): number;
+  freeGenerator(id: number): void;
+  generatorState(id: number): number;
+  setGeneratorState(id: number, state: number): void;
+  setThreads(n: number): void;
+  getThreads(): number;
+  cpuCapability(): string;
+  oneDnn(): boolean;
+  hasCuda(): boolean;
+  allowTf32(on: boolean): void;
+  startHeartbeat(fd: number, intervalMs: number): void;
+  stopHeartbeat(): void;
+}
+
+const HINT = "run `npm run setup`, or only `bun native/build.ts`";
+let loaded: Addon | null = null;
+
+/** The addon; loads it the first time. */
+export function addon(): Addon {
+  return loaded ?? load();
+}
+
+function load(): Addon {
+  const file = join(dirname(fileURLToPath(import.meta.url)), "build", "waver.node");
+  if (!existsSync(file))
+    throw new EngineError("native_missing", `the native engine is not built (${file} is missing)`, HINT);
+  let found: Addon;
+  try {
+    found = createRequire(import.meta.url)(file) as Addon;
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    throw new EngineError(
+      "native_missing",
+      `the native engine could not be loaded: ${why}`,
+      `libtorch may have moved: ${HINT}`,
+    );
+  }
+  found.setErrorClass(EngineError);
+  // Without oneDNN a bf16 convolution is 20 to 2000 times slower (measured in the spike).
+  if (!found.oneDnn()) {
+    throw new EngineError(
+      "native_missing",
+      "this libtorch has no oneDNN; CPU operators would be unusably slow",
+      "use an official libtorch",
+    );
+  }
+  // For test/support/leak.ts, which must see the counter without loading the engine itself.
+  Object.assign(globalThis, { [Symbol.for("waver.native")]: found });
+  loaded = found;
+  return found;
+}

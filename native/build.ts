@@ -1,0 +1,170 @@
+// Builds the addon: `bun native/build.ts`. Finds libtorch, runs CMake, skips when nothing changed.
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { homedir } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const here = dirname(fileURLToPath(import.meta.url));
+const out = join(here, "build");
+
+export interface BuildRecord {
+  libtorch: string;
+  version: string;
+  cuda: boolean;
+  digest: string;
+}
+
+class BuildFailure extends Error {}
+
+/** A folder with lib/libtorch_cpu.so and include/, given either itself or the folder that holds torch/. */
+function torchFolder(folder: string): string | null {
+  for (const dir of [folder, join(folder, "torch")]) {
+    if (existsSync(join(dir, "lib", "libtorch_cpu.so")) && existsSync(join(dir, "include", "ATen"))) return dir;
+  }
+  return null;
+}
+
+function byVersion(a: string, b: string): number {
+  return a.localeCompare(b, "en", { numeric: true });
+}
+
+/** Environment, then our cache (newest version), then an installed Python torch. */
+export function findLibtorch(): string {
+  const named = process.env.WAVER_LIBTORCH;
+  if (named) {
+    const dir = torchFolder(named);
+    if (!dir)
+      throw new BuildFailure(
+        `WAVER_LIBTORCH=${named} holds no libtorch (lib/libtorch_cpu.so and include/ATen were looked for)`,
+      );
+    return dir;
+  }
+  const xdg = process.env.XDG_CACHE_HOME;
+  const cache = join(
+    process.env.WAVER_CACHE ?? (xdg ? join(xdg, "waver") : join(homedir(), ".cache", "waver")),
+    "libtorch",
+  );
+  if (existsSync(cache)) {
+    for (const version of readdirSync(cache).sort(byVersion).reverse()) {
+      const dir = torchFolder(join(cache, version));
+      if (dir) return dir;
+    }
+  }
+  const python = Bun.which("python3");
+  if (python) {
+    const probe =
+      "import importlib.util as u;s=u.find_spec('torch');print(s.submodule_search_locations[0] if s else '')";
+    const dir = torchFolder(Bun.spawnSync([python, "-c", probe]).stdout.toString().trim() || "/nonexistent");
+    if (dir) return dir;
+  }
+  throw new BuildFailure(
+    `libtorch was not found: set WAVER_LIBTORCH, or run \`npm run setup\`, which puts it into ${cache}`,
+  );
+}
+
+function libtorchVersion(torch: string): string {
+  const header = join(torch, "include", "torch", "headeronly", "version.h");
+  const text = existsSync(header) ? readFileSync(header, "utf8") : "";
+  const fromHeader = text.match(/TORCH_VERSION "([^"]+)"/)?.[1];
+  if (fromHeader) return fromHeader;
+  const python = join(torch, "version.py");
+  return (existsSync(python) && readFileSync(python, "utf8").match(/__version__ = '([^']+)'/)?.[1]) || "unknown";
+}
+
+/** Vector flags for the fused kernels: what this machine's processor has. */
+function kernelFlags(): string {
+  const cpu = existsSync("/proc/cpuinfo") ? readFileSync("/proc/cpuinfo", "utf8") : "";
+  const has = (...flags: string[]) => flags.every((f) => new RegExp(`\\b${f}\\b`).test(cpu));
+  if (has("avx512f", "avx512bw", "avx512vl", "avx512dq", "fma")) {
+    return "-O3 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -DCPU_CAPABILITY=AVX512 -DCPU_CAPABILITY_AVX512";
+  }
+  if (has("avx2", "fma")) return "-O3 -mavx2 -mfma -mf16c -DCPU_CAPABILITY=AVX2 -DCPU_CAPABILITY_AVX2";
+  return "-O3 -DCPU_CAPABILITY=DEFAULT -DCPU_CAPABILITY_DEFAULT";
+}
+
+function digestOf(torch: string, flags: string): string {
+  const hash = createHash("sha256");
+  for (const name of readdirSync(join(here, "src")).sort())
+    hash.update(name).update(readFileSync(join(here, "src", name)));
+  hash
+    .update(readFileSync(join(here, "CMakeLists.txt")))
+    .update(torch)
+    .update(libtorchVersion(torch))
+    .update(flags);
+  return hash.digest("hex");
+}
+
+function run(what: string, command: string[]): void {
+  const p = Bun.spawnSync(command, { stdout: "pipe", stderr: "pipe" });
+  if (p.exitCode === 0) return;
+  const text = p.stdout.toString() + p.stderr.toString();
+  const lines = text
+    .split("\n")
+    .filter((l) => /error|Error/.test(l))
+    .slice(0, 12);
+  throw new BuildFailure(`${what} failed:\n${(lines.length ? lines : text.split("\n").slice(-12)).join("\n")}`);
+}
+
+/** Builds native/build/waver.node when it is missing or out of date; returns what it was built against. */
+export function buildNative({ force = false }: { force?: boolean } = {}): BuildRecord {
+  const torch = findLibtorch();
+  const flags = kernelFlags();
+  const record: BuildRecord = {
+    libtorch: torch,
+    version: libtorchVersion(torch),
+    cuda: existsSync(join(torch, "lib", "libtorch_cuda.so")),
+    digest: digestOf(torch, flags),
+  };
+  const recordFile = join(out, "build.json");
+  const addon = join(out, "waver.node");
+  if (!force && existsSync(addon) && existsSync(recordFile)) {
+    const built = JSON.parse(readFileSync(recordFile, "utf8")) as BuildRecord;
+    if (built.digest === record.digest) {
+      console.log(`native: up to date (libtorch ${record.version})`);
+      return record;
+    }
+  }
+  for (const tool of ["cmake", "c++"]) {
+    if (!Bun.which(tool))
+      throw new BuildFailure(`${tool} was not found: install a C++20 compiler and CMake 3.18 or newer`);
+  }
+  const headers = join(here, "..", "node_modules", "node-api-headers", "include");
+  if (!existsSync(headers))
+    throw new BuildFailure("node_modules/node-api-headers is missing: run `npm run setup` or `bun install`");
+  console.log(`native: building against libtorch ${record.version}${record.cuda ? " with CUDA" : ""} at ${torch}`);
+  const work = join(out, "cmake");
+  mkdirSync(work, { recursive: true });
+  const ninja = Bun.which("ninja") ? ["-G", "Ninja"] : [];
+  const cuda = join(torch, "..", "nvidia", "cu13", "lib");
+  run("cmake", [
+    "cmake",
+    ...ninja,
+    "-S",
+    here,
+    "-B",
+    work,
+    "-DCMAKE_BUILD_TYPE=Release",
+    `-DTORCH_DIR=${torch}`,
+    `-DNODE_API_INCLUDE=${headers}`,
+    `-DCUDA_LIB_DIR=${cuda}`,
+    `-DKERNEL_FLAGS=${flags}`,
+  ]);
+  run("the compiler", ["cmake", "--build", work, "--parallel"]);
+  // a rename, so that a process that has the old one open keeps it
+  renameSync(join(work, "waver.node"), addon);
+  writeFileSync(`${recordFile}.tmp`, `${JSON.stringify(record, null, 2)}\n`);
+  renameSync(`${recordFile}.tmp`, recordFile);
+  return record;
+}
+
+if (import.meta.main) {
+  try {
+    if (process.argv.includes("--force")) rmSync(join(out, "cmake"), { recursive: true, force: true });
+    buildNative({ force: process.argv.includes("--force") });
+  } catch (e) {
+    if (!(e instanceof BuildFailure)) throw e;
+    console.error(`native: ${e.message}`);
+    process.exit(1);
+  }
+}
