@@ -60,8 +60,9 @@ async function installTools() {
   const bun = (await findBun()) ?? (await installBun());
   const missing = missingBuildTools();
   if (missing.length) await installFromDistribution(missing);
-  const libtorch = (await findLibtorch()) ?? (await installLibtorch());
-  const ffmpeg = findFfmpeg(root) ?? (await installFfmpeg(root));
+  const known = { libtorch: await findLibtorch(), ffmpeg: findFfmpeg(root) }; // a wrong setting fails before any download
+  const libtorch = known.libtorch ?? (await installLibtorch());
+  const ffmpeg = known.ffmpeg ?? (await installFfmpeg(root));
   link("bun", bun.path);
   if (ffmpeg.source === "PATH") rmSync(join(bin, "ffmpeg"), { force: true });
   else link("ffmpeg", ffmpeg.path);
@@ -163,7 +164,9 @@ async function main([command, ...rest]) {
 try {
   await main(process.argv.slice(2));
 } catch (error) {
-  if (!(error instanceof SetupError)) throw error;
-  say(error.message);
+  if (error instanceof SetupError) say(error.message);
+  else if (error.syscall)
+    say(`${error.message}: free space or mend the rights there, or set WAVER_CACHE to another folder.`);
+  else throw error;
   process.exitCode = 1;
 }

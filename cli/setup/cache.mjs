@@ -12,7 +12,7 @@ import {
 } from "node:fs";
 import { homedir, hostname } from "node:os";
 import { dirname, join } from "node:path";
-import { megabytes, SetupError, say } from "./process.mjs";
+import { endChildren, megabytes, SetupError, say } from "./process.mjs";
 
 /** WAVER_CACHE, else XDG's cache folder, else ~/.cache; cli/waver.mjs and native/build.ts follow the same order. */
 export const cache = process.env.WAVER_CACHE || join(process.env.XDG_CACHE_HOME || join(homedir(), ".cache"), "waver");
@@ -60,7 +60,6 @@ export function needSpace(bytes, what) {
 
 /** Runs `work` while no other set-up of this cache does; waits as long as the other one is alive. */
 export async function locked(work) {
-  mkdirSync(cache, { recursive: true });
   const owner = JSON.stringify({ pid: process.pid, host: hostname() });
   let told = false;
   while (!tryLock(owner)) {
@@ -73,6 +72,8 @@ export async function locked(work) {
     if (readText(lockFile) === owner) rmSync(lockFile, { force: true });
   };
   const interrupted = (signal) => {
+    endChildren();
+    rmSync(unfinished, { recursive: true, force: true });
     release();
     process.exit(signal === "SIGINT" ? 130 : 143);
   };
@@ -91,6 +92,7 @@ export async function locked(work) {
 
 function tryLock(owner) {
   try {
+    mkdirSync(cache, { recursive: true });
     writeFileSync(lockFile, owner, { flag: "wx" });
     return true;
   } catch (error) {

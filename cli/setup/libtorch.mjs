@@ -99,14 +99,14 @@ function refuseWhereNoWheelRuns() {
 export async function installLibtorch() {
   refuseWhereNoWheelRuns();
   const cuda = wantsCuda();
-  // Wheel and unpacked part lie side by side for a moment; measured for the CPU, summed from the wheels' sizes for CUDA.
-  needSpace(cuda ? 10e9 : 1.6e9, `libtorch${cuda ? " with CUDA" : ""}`);
+  // Measured peaks plus a third: pip holds a wheel twice for a moment, then wheel and unpacked part lie side by side.
+  needSpace(cuda ? 9e9 : 1.6e9, `libtorch${cuda ? " with CUDA" : ""}`);
   if (!(await hasPip())) await installFromDistribution(["pip"]);
   const wheels = join(unfinished, "wheels");
   const home = join(unfinished, "libtorch");
   const start = performance.now();
   say(
-    `fetching libtorch ${pinned}${cuda ? " with its CUDA libraries (about 3.5 GB)" : " (about 540 MB)"}; done once for this cache`,
+    `fetching libtorch ${pinned}${cuda ? " with its CUDA libraries (about 2.7 GB)" : " (about 540 MB)"}; done once for this cache`,
   );
   let reason = await download([`torch==${pinned}`], wheels, { label: "torch" });
   if (reason) {

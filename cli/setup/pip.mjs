@@ -35,7 +35,7 @@ export async function download(requirements, folder, { deps = false, label }) {
     },
   );
   const result = await narrated(work, 3, (seconds) => {
-    const got = bytesBelow(scratch) + bytesBelow(folder);
+    const got = Math.max(bytesBelow(scratch), bytesBelow(folder)); // pip copies from one to the other at the end
     return got > 1e6
       ? `${label}: ${megabytes(got)}${announced ? ` (this file: ${announced})` : ""} after ${seconds} s`
       : "";

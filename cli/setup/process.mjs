@@ -28,11 +28,19 @@ export function isExecutable(file) {
   }
 }
 
+const running = new Set();
+
+/** Ends what set-up started; a child that outlives it would go on writing into the cache. */
+export function endChildren() {
+  for (const child of running) child.kill("SIGTERM");
+}
+
 /** Runs a command, keeps its output, never throws for an exit code. `onLine` sees every line as it comes. */
 export function run(command, args, { cwd, env, input, onLine } = {}) {
   const start = performance.now();
   return new Promise((resolve) => {
     const child = spawn(command, args, { cwd, env: { ...process.env, ...env }, stdio: ["pipe", "pipe", "pipe"] });
+    running.add(child);
     let stdout = "";
     let all = "";
     let rest = "";
@@ -46,7 +54,10 @@ export function run(command, args, { cwd, env, input, onLine } = {}) {
     };
     child.stdout.setEncoding("utf8").on("data", (text) => take(text, true));
     child.stderr.setEncoding("utf8").on("data", (text) => take(text, false));
-    const done = (code) => resolve({ code, stdout, all, seconds: (performance.now() - start) / 1000 });
+    const done = (code) => {
+      running.delete(child);
+      resolve({ code, stdout, all, seconds: (performance.now() - start) / 1000 });
+    };
     child.on("error", (error) => {
       all += String(error.message);
       done(127);
