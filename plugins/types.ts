@@ -141,6 +141,11 @@ export interface Codec extends AsyncDisposable {
   encode(video: Tensor): Tensor;
   /** Normalised latents [B C T h w] -> video [B 3 F H W], clamped to [-1, 1]. */
   decode(latents: Tensor): Tensor;
+  /** Latents as the posterior gives them, not normalised -> video, not clamped, with gradients: what training needs. */
+  reconstruct?(z: Tensor): Tensor;
+  /** Replaces the per-channel statistics that `encode` and `decode` normalise by; arrays of C numbers. */
+  setStatistics?(mean: readonly number[], std: readonly number[]): void;
+  save?(folder: string, how?: { dtype?: DType }): Promise<void>;
   /** The same, one chunk of frames at a time; every chunk belongs to the caller. */
   decodeChunks(latents: Tensor): Iterable<Tensor>;
 }
@@ -156,7 +161,7 @@ export interface FlowConvention {
 export interface DenoiserInput {
   /** [B C T h w], noisy latents. */
   readonly latents: Tensor;
-  /** [B], the flow time in [0, 1]; the family scales it. */
+  /** [B], the flow time in [0, 1]; the family scales it. float64 or float32: integer timesteps survive only the former. */
   readonly t: Tensor;
   readonly text: Conditioning;
   /** Second encoder's features, for families that take two. */
@@ -169,6 +174,8 @@ export interface Denoiser extends AsyncDisposable {
   readonly module: Module;
   readonly latent: LatentSpec;
   readonly convention: FlowConvention;
+  /** Rows of text that a family without a text mask expects, zeros after the prompt. Absent: any number. */
+  readonly textLength?: number | undefined;
   /** [B C T h w] -> prediction [B C T h w]. `taps` collects named intermediate tensors when given. */
   forward(input: DenoiserInput, taps?: Map<string, Tensor>): Tensor;
   /** Names of the taps a side loss may ask for (REPA: the last dual-stream block). */
@@ -198,8 +205,8 @@ export interface SampleRequest {
   /** Starting latents (noise) [B C T h w]; borrowed. */
   readonly latents: Tensor;
   readonly numSteps: number;
-  /** Timestep shift s: t = s u / (1 + (s - 1) u). */
-  readonly shift: number;
+  /** Timestep shift s: t = s u / (1 + (s - 1) u). Absent: the scheduler's own. */
+  readonly shift?: number | undefined;
   readonly convention: FlowConvention;
   /** Flow time at which to start, 1 = pure noise; a resumed or refined sample starts lower. */
   readonly startStep?: number;
@@ -225,6 +232,12 @@ export interface RefineRequest {
 }
 
 // ---------------------------------------------------------------------------------------------------- training
+
+/** A frozen image network whose activations measure how alike two pictures look, or give a DiT something to align with. */
+export interface Perception extends AsyncDisposable {
+  /** images [B 3 H W] in [-1, 1] -> maps [B C_i H_i W_i], shallow to deep; gradients flow to the images. */
+  features(images: Tensor): readonly Tensor[];
+}
 
 /** Parameters that share an optimiser and its settings. */
 export interface ParameterGroup {
