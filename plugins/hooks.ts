@@ -6,7 +6,7 @@
  */
 import { z } from "zod";
 import {
-  Caption, CheckpointRef, type Codec, type Denoiser, EvalSet, Evaluation, FrameView, type Guide, type Objective,
+  Caption, CheckpointRef, type Codec, type Denoiser, EvalSet, Evaluation, FrameView, type Guide, type Objective, type Perception,
   type ObjectiveRequest, Prompt, Relation, type RefineRequest, type SampleRequest, Scores, Source, type ClipFrames,
   type Store, Task, type TextEncoder,
 } from "./types.ts";
@@ -54,6 +54,8 @@ export const hooks = {
   rewrite: define("chain", Prompt, Prompt, none, "rewrites a prompt", { portable: true }),
   encodeText: define("pick", none, local<TextEncoder>("a text encoder"), z.object({ classes }),
     "text features; options name the folder", { portable: false }),
+  perceive: define("pick", none, local<Perception>("a perception network"), z.object({ taps: z.int().positive() }),
+    "feature maps of images, with gradients", { portable: false }),
   codec: define("pick", none, local<Codec>("a codec"), z.object({ classes, latent: z.string() }),
     "video to latents and back", { portable: false }),
   family: define("pick", none, local<Denoiser>("a denoiser"),
