@@ -121,9 +121,13 @@ function intercepted(op: Schema, args: readonly Arg[]): Value {
       intercepting = false;
     }
   };
-  quietly(() => layers.forEach((l) => l.before?.(op, args)));
+  quietly(() => {
+    for (const l of layers) l.before?.(op, args);
+  });
   const result = dispatch(op, args);
-  quietly(() => layers.toReversed().forEach((l) => l.after?.(op, args, result)));
+  quietly(() => {
+    for (const l of layers.toReversed()) l.after?.(op, args, result);
+  });
   return result;
 }
 

@@ -120,6 +120,11 @@ export abstract class TensorCore implements Disposable {
     this.#grad?.dispose();
     this.#grad = null;
   }
+  /** @internal The gradient stays with libtorch's tensor, its wrapper goes. */
+  zeroGradWrapper(): void {
+    const g = this.dropGrad();
+    if (g !== 0) addon().free(g);
+  }
   /** @internal Lets go of the gradient's wrapper and returns its handle, to be freed with this tensor's. */
   dropGrad(): number {
     const g = this.#grad;
@@ -138,8 +143,7 @@ export abstract class TensorCore implements Disposable {
   dispose(): void {
     if (this.handle === 0) return;
     forgetNet(this);
-    const g = this.dropGrad();
-    if (g !== 0) addon().free(g);
+    this.zeroGradWrapper();
     addon().free(this.handle);
     this.handle = 0;
     this.owner = null;

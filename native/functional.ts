@@ -3,6 +3,7 @@ import { one } from "./call.ts";
 import { EngineError } from "./errors.ts";
 import type { Generator } from "./generator.ts";
 import { bernoulli_, emptyLike } from "./ops.ts";
+import { inMatmulDtype } from "./precision.ts";
 import { table } from "./schema.ts";
 import { scope } from "./scope.ts";
 import type { Dims, Tensor } from "./tensor.ts";
@@ -23,7 +24,7 @@ const UPSAMPLE = table(
 
 /** x [..., in], weight [out, in] -> [..., out] */
 export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null): Tensor {
-  return one(A.linear, x, weight, bias);
+  return inMatmulDtype(x, [weight, bias], (x, [w, b]) => one(A.linear, x, w, b));
 }
 export function layerNorm(
   x: Tensor,
@@ -59,7 +60,7 @@ function conv(
   b: Tensor | null | undefined,
   o: ConvOptions,
 ): Tensor {
-  return one(A[op], x, w, b, o.stride, o.padding, o.dilation, o.groups);
+  return inMatmulDtype(x, [w, b], (x, [w, b]) => one(A[op], x, w, b, o.stride, o.padding, o.dilation, o.groups));
 }
 /** x [B, C, L] */
 export function conv1d(x: Tensor, weight: Tensor, bias?: Tensor | null, options: ConvOptions = {}): Tensor {
@@ -113,7 +114,9 @@ export function scaledDotProductAttention(
   v: Tensor,
   { mask, scale, causal = false, gqa = false }: AttentionOptions = {},
 ): Tensor {
-  return one(A.scaled_dot_product_attention, q, k, v, mask, 0, causal, scale, gqa);
+  return inMatmulDtype(q, [k, v, mask], (q, [k, v, mask]) =>
+    one(A.scaled_dot_product_attention, q, k, v, mask, 0, causal, scale, gqa),
+  );
 }
 
 export type Reduction = "none" | "mean" | "sum";

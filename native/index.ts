@@ -5,9 +5,13 @@ export { DTYPES, type DType, isDType, isFloating, itemSize, type TypedArray } fr
 export { EngineError } from "./errors.ts";
 export * from "./functional.ts";
 export { Generator } from "./generator.ts";
+export * from "./nn/index.ts";
 export * from "./ops.ts";
+export * from "./optim/index.ts";
 export type { Operand } from "./pointwise.ts";
+export { type MatmulPolicy, matmulPolicy, withMatmulDtype } from "./precision.ts";
 export * from "./runtime.ts";
+export * from "./safetensors.ts";
 export { type Schema, schema } from "./schema.ts";
 export { keep, leaked, liveTensors, Scope, scope } from "./scope.ts";
 export { type Device, type MemoryFormat, Tensor } from "./tensor.ts";

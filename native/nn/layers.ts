@@ -1,0 +1,158 @@
+// Layers with weights, named and shaped as PyTorch's, so that checkpoints load key by key.
+import {
+  type ConvOptions,
+  conv1d,
+  conv2d,
+  conv3d,
+  embedding,
+  groupNorm,
+  layerNorm,
+  linear,
+  rmsNorm,
+} from "../functional.ts";
+import type { Dims, Tensor } from "../tensor.ts";
+import { fanInBias, type Init, kaimingUniformInit, normalInit, onesInit, zerosInit } from "./init.ts";
+import { Module } from "./module.ts";
+import type { Parameter } from "./parameter.ts";
+
+/** x [..., in] -> [..., out] */
+export class Linear extends Module {
+  readonly weight: Parameter;
+  readonly bias: Parameter | null;
+  constructor(
+    inFeatures: number,
+    outFeatures: number,
+    { bias = true, init = kaimingUniformInit, biasInit = fanInBias(inFeatures) }: LinearOptions = {},
+  ) {
+    super();
+    this.weight = this.parameter([outFeatures, inFeatures], init);
+    this.bias = bias ? this.parameter([outFeatures], biasInit) : null;
+  }
+  forward(x: Tensor): Tensor {
+    return linear(x, this.weight, this.bias);
+  }
+}
+export interface LinearOptions {
+  bias?: boolean;
+  init?: Init;
+  biasInit?: Init;
+}
+
+export interface ConvLayerOptions extends ConvOptions {
+  bias?: boolean;
+  init?: Init;
+}
+function sizes(v: Dims, n: number): readonly number[] {
+  return typeof v === "number" ? Array<number>(n).fill(v) : v;
+}
+
+abstract class Conv extends Module {
+  readonly weight: Parameter;
+  readonly bias: Parameter | null;
+  readonly options: ConvOptions;
+  protected constructor(axes: number, channelsIn: number, channelsOut: number, kernel: Dims, o: ConvLayerOptions) {
+    super();
+    const { bias = true, init = kaimingUniformInit, groups = 1, stride, padding, dilation } = o;
+    const k = sizes(kernel, axes);
+    const fanIn = (channelsIn / groups) * k.reduce((a, b) => a * b, 1);
+    this.weight = this.parameter([channelsOut, channelsIn / groups, ...k], init);
+    this.bias = bias ? this.parameter([channelsOut], fanInBias(fanIn)) : null;
+    this.options = { stride, padding, dilation, groups };
+  }
+}
+/** x [B, C, L] */
+export class Conv1d extends Conv {
+  constructor(channelsIn: number, channelsOut: number, kernel: Dims, options: ConvLayerOptions = {}) {
+    super(1, channelsIn, channelsOut, kernel, options);
+  }
+  forward(x: Tensor): Tensor {
+    return conv1d(x, this.weight, this.bias, this.options);
+  }
+}
+/** x [B, C, H, W] */
+export class Conv2d extends Conv {
+  constructor(channelsIn: number, channelsOut: number, kernel: Dims, options: ConvLayerOptions = {}) {
+    super(2, channelsIn, channelsOut, kernel, options);
+  }
+  forward(x: Tensor): Tensor {
+    return conv2d(x, this.weight, this.bias, this.options);
+  }
+}
+/** x [B, C, T, H, W] */
+export class Conv3d extends Conv {
+  constructor(channelsIn: number, channelsOut: number, kernel: Dims, options: ConvLayerOptions = {}) {
+    super(3, channelsIn, channelsOut, kernel, options);
+  }
+  forward(x: Tensor): Tensor {
+    return conv3d(x, this.weight, this.bias, this.options);
+  }
+}
+
+/** Over the last axis. */
+export class LayerNorm extends Module {
+  readonly weight: Parameter | null;
+  readonly bias: Parameter | null;
+  readonly eps: number;
+  readonly dim: number;
+  constructor(
+    dim: number,
+    { eps = 1e-5, affine = true, bias = affine }: { eps?: number; affine?: boolean; bias?: boolean } = {},
+  ) {
+    super();
+    this.dim = dim;
+    this.eps = eps;
+    this.weight = affine ? this.parameter([dim], onesInit) : null;
+    this.bias = bias ? this.parameter([dim], zerosInit) : null;
+  }
+  forward(x: Tensor): Tensor {
+    return layerNorm(x, [this.dim], this.weight, this.bias, this.eps);
+  }
+}
+
+/** Over the last axis, float32 inside. */
+export class RMSNorm extends Module {
+  readonly weight: Parameter | null;
+  readonly eps: number;
+  constructor(dim: number, { eps = 1e-6, affine = true }: { eps?: number; affine?: boolean } = {}) {
+    super();
+    this.eps = eps;
+    this.weight = affine ? this.parameter([dim], onesInit) : null;
+  }
+  forward(x: Tensor): Tensor {
+    return rmsNorm(x, this.weight, this.eps);
+  }
+}
+
+/** x [B, C, ...] in `groups` groups of channels. */
+export class GroupNorm extends Module {
+  readonly weight: Parameter | null;
+  readonly bias: Parameter | null;
+  readonly groups: number;
+  readonly eps: number;
+  constructor(
+    groups: number,
+    channels: number,
+    { eps = 1e-5, affine = true }: { eps?: number; affine?: boolean } = {},
+  ) {
+    super();
+    this.groups = groups;
+    this.eps = eps;
+    this.weight = affine ? this.parameter([channels], onesInit) : null;
+    this.bias = affine ? this.parameter([channels], zerosInit) : null;
+  }
+  forward(x: Tensor): Tensor {
+    return groupNorm(x, this.groups, this.weight, this.bias, this.eps);
+  }
+}
+
+/** ids int64 [...] -> [..., dim] */
+export class Embedding extends Module {
+  readonly weight: Parameter;
+  constructor(n: number, dim: number, { init = normalInit(1) }: { init?: Init } = {}) {
+    super();
+    this.weight = this.parameter([n, dim], init);
+  }
+  forward(ids: Tensor): Tensor {
+    return embedding(ids, this.weight);
+  }
+}

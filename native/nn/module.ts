@@ -1,0 +1,199 @@
+// A network part: parameters found by walking its properties, named as PyTorch names them.
+import { noGrad } from "../autograd.ts";
+import type { DType } from "../dtype.ts";
+import { EngineError } from "../errors.ts";
+import type { Generator } from "../generator.ts";
+import { empty } from "../ops.ts";
+import { scope } from "../scope.ts";
+import type { Device, Tensor } from "../tensor.ts";
+import { type Init, zerosInit } from "./init.ts";
+import { Parameter } from "./parameter.ts";
+
+/** Where weights come from: an open checkpoint, or anything with keys and tensors. */
+export interface WeightSource {
+  readonly keys: Iterable<string>;
+  /** The tensor is the caller's (or its scope's). */
+  get(key: string): Tensor;
+  /** Lets shapes be checked before anything is read. */
+  info?(key: string): { shape: readonly number[] };
+}
+
+export interface LoadOptions {
+  /** Per weight or for all; default: as stored. */
+  dtype?: DType | ((name: string) => DType);
+  device?: Device;
+  /** Keys of the source that no parameter asked for are an error (default). */
+  strict?: boolean;
+  /** Our name to the source's key. */
+  rename?: (name: string) => string;
+}
+
+const LISTED = 8; // keys named in one message
+
+function list(what: string, lines: readonly string[]): string[] {
+  if (lines.length === 0) return [];
+  const more = lines.length > LISTED ? `, and ${lines.length - LISTED} more` : "";
+  return [`${what} (${lines.length}): ${lines.slice(0, LISTED).join(", ")}${more}`];
+}
+
+function sameShape(a: readonly number[], b: readonly number[]): boolean {
+  return a.length === b.length && a.every((n, i) => n === b[i]);
+}
+
+export class Module implements Disposable {
+  training = false;
+
+  /** Declares a weight; nothing is allocated. */
+  protected parameter(shape: readonly number[], init: Init = zerosInit): Parameter {
+    return new Parameter(shape, init);
+  }
+  /** Declares a tensor that is saved with the weights but not trained. */
+  protected buffer(shape: readonly number[], init: Init = zerosInit): Parameter {
+    return new Parameter(shape, init, true);
+  }
+
+  /** Weights in declaration order; one that is shared is named once. */
+  *namedParameters(prefix = ""): Iterable<[string, Parameter]> {
+    for (const [name, p] of this.namedWeights(prefix)) if (!p.isBuffer) yield [name, p];
+  }
+  *namedBuffers(prefix = ""): Iterable<[string, Parameter]> {
+    for (const [name, p] of this.namedWeights(prefix)) if (p.isBuffer) yield [name, p];
+  }
+  /** Parameters and buffers: what a checkpoint holds. */
+  *namedWeights(prefix = ""): Iterable<[string, Parameter]> {
+    yield* walk(this, prefix, new Set());
+  }
+  /** This module and all below it, by name. */
+  *namedModules(prefix = ""): Iterable<[string, Module]> {
+    yield* walkModules(this, prefix, new Set());
+  }
+  parameters(): Parameter[] {
+    return Array.from(this.namedParameters(), ([, p]) => p);
+  }
+
+  /** From the declarations alone. */
+  numParameters(): number {
+    return this.parameters().reduce((sum, p) => sum + p.declaredNumel, 0);
+  }
+  /** Memory of parameters and buffers in one dtype, from the declarations alone. */
+  bytes(dtype: DType): number {
+    let sum = 0;
+    for (const [, p] of this.namedWeights()) sum += p.bytesAs(dtype);
+    return sum;
+  }
+
+  /** Fresh weights, drawn in float32 on the CPU in declaration order, then converted. */
+  init(generator: Generator, { dtype = "float32", device }: { dtype?: DType; device?: Device } = {}): this {
+    noGrad(() => {
+      for (const [name, p] of this.namedWeights()) {
+        p.label = name;
+        scope(() => {
+          const t = empty(p.declaredShape);
+          p.init(t, generator);
+          p.materialise(t.to({ dtype, device }));
+        });
+      }
+    });
+    return this;
+  }
+
+  /** Weights from a checkpoint; every missing and unexpected key and every wrong shape is named in one error. */
+  load(source: WeightSource, { dtype, device, strict = true, rename = (name) => name }: LoadOptions = {}): this {
+    const keys = new Set(source.keys);
+    const wanted = Array.from(this.namedWeights(), ([name, p]) => ({ name, key: rename(name), p }));
+    const used = new Set(wanted.map((w) => w.key));
+    const missing = wanted.filter((w) => !keys.has(w.key)).map((w) => w.key);
+    const unexpected = strict ? [...keys].filter((k) => !used.has(k)) : [];
+    const wrong: string[] = [];
+    if (source.info) {
+      for (const { key, p } of wanted) {
+        if (!keys.has(key)) continue;
+        const { shape } = source.info(key);
+        if (!sameShape(shape, p.declaredShape))
+          wrong.push(`${key} is [${shape}] in the checkpoint, [${p.declaredShape}] here`);
+      }
+    }
+    const problems = [...list("missing", missing), ...list("unexpected", unexpected), ...list("wrong shape", wrong)];
+    if (problems.length > 0)
+      throw new EngineError("checkpoint_mismatch", `the checkpoint does not fit: ${problems.join("; ")}`);
+    noGrad(() => {
+      for (const { name, key, p } of wanted) {
+        p.label = name;
+        scope(() => {
+          const t = source.get(key).detach();
+          if (!sameShape(t.shape, p.declaredShape)) {
+            throw new EngineError(
+              "checkpoint_mismatch",
+              `the checkpoint does not fit: ${key} is [${t.shape}] in the checkpoint, [${p.declaredShape}] here`,
+            );
+          }
+          const target = typeof dtype === "function" ? dtype(name) : dtype;
+          p.materialise(t.to({ dtype: target, device }));
+        });
+      }
+    });
+    return this;
+  }
+
+  /** The weights by name; they stay the module's. */
+  stateDict(): Map<string, Tensor> {
+    return new Map<string, Tensor>(this.namedWeights());
+  }
+
+  /** Whether the parameters are trained; off until asked for. */
+  requiresGrad_(on = true): this {
+    for (const p of this.parameters()) p.requiresGrad_(on);
+    return this;
+  }
+  zeroGrad(): void {
+    for (const p of this.parameters()) p.zeroGrad();
+  }
+  /** Converts weights that are loaded, in place; their gradients are dropped. */
+  to(target: { dtype?: DType; device?: Device }): this {
+    noGrad(() => {
+      for (const [, p] of this.namedWeights()) {
+        if (p.materialised) scope(() => p.materialise(p.detach().to(target)));
+      }
+    });
+    return this;
+  }
+  train(on = true): this {
+    for (const [, m] of this.namedModules()) m.training = on;
+    return this;
+  }
+  eval(): this {
+    return this.train(false);
+  }
+
+  /** Frees the weights. */
+  dispose(): void {
+    for (const [, p] of this.namedWeights()) p.dispose();
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+function isRecord(value: object): boolean {
+  const proto = Object.getPrototypeOf(value);
+  return proto === Object.prototype || proto === null;
+}
+
+function* walk(value: unknown, name: string, seen: Set<object>): Iterable<[string, Parameter]> {
+  if (typeof value !== "object" || value === null || seen.has(value)) return;
+  if (value instanceof Parameter) {
+    seen.add(value);
+    yield [name, value];
+  } else if (value instanceof Module || Array.isArray(value) || isRecord(value)) {
+    seen.add(value);
+    for (const [key, child] of Object.entries(value)) yield* walk(child, name ? `${name}.${key}` : key, seen);
+  }
+}
+
+function* walkModules(value: unknown, name: string, seen: Set<object>): Iterable<[string, Module]> {
+  if (typeof value !== "object" || value === null || seen.has(value)) return;
+  if (!(value instanceof Module || Array.isArray(value) || isRecord(value))) return;
+  seen.add(value);
+  if (value instanceof Module) yield [name, value];
+  for (const [key, child] of Object.entries(value)) yield* walkModules(child, name ? `${name}.${key}` : key, seen);
+}

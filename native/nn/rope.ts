@@ -1,0 +1,108 @@
+// Rotary position embedding (Su et al. 2021): tables with float64 angles, adjacent pairs rotated.
+import { EngineError } from "../errors.ts";
+import { stack, tensor } from "../ops.ts";
+import { scope } from "../scope.ts";
+import type { Device, Tensor } from "../tensor.ts";
+
+/** cos and sin, float32 [S, d / 2] each. */
+export interface RopeTable {
+  cos: Tensor;
+  sin: Tensor;
+}
+
+function frequencies(dim: number, theta: number): Float64Array {
+  if (dim % 2 !== 0) throw new EngineError("op_arguments", `rope: an even dimension is needed, got ${dim}`);
+  return Float64Array.from({ length: dim / 2 }, (_, i) => theta ** -((2 * i) / dim));
+}
+
+function fromAngles(angles: Float64Array, columns: number, device: Device | undefined): RopeTable {
+  return scope(() => {
+    const table = (f: (x: number) => number) => {
+      const flat = tensor(Float32Array.from(angles, f), { device });
+      return flat.view([angles.length / columns, columns]);
+    };
+    return { cos: table(Math.cos), sin: table(Math.sin) };
+  });
+}
+
+/** Angles position * theta^(-2i / dim), for one axis. */
+export function ropeTable(positions: ArrayLike<number>, dim: number, theta = 10000, device?: Device): RopeTable {
+  const freq = frequencies(dim, theta);
+  const angles = new Float64Array(positions.length * freq.length);
+  for (let p = 0; p < positions.length; p++) {
+    for (let i = 0; i < freq.length; i++) angles[p * freq.length + i] = (positions[p] as number) * (freq[i] as number);
+  }
+  return fromAngles(angles, freq.length, device);
+}
+
+/** How a head's channels are shared between time, height and width: Wan's split (d - 4 floor(d/6), 2 floor(d/6), same). */
+export function ropeAxes(headDim: number): [number, number, number] {
+  const side = 2 * Math.floor(headDim / 6);
+  return [headDim - 2 * side, side, side];
+}
+
+export interface RopeGrid {
+  t: number;
+  h: number;
+  w: number;
+}
+
+/** Tables for a t x h x w grid of tokens in row-major order, [t * h * w, headDim / 2]. */
+export function rope3d({ t, h, w }: RopeGrid, headDim: number, theta = 10000, device?: Device): RopeTable {
+  const [ft, fh, fw] = ropeAxes(headDim).map((d) => frequencies(d, theta)) as [
+    Float64Array,
+    Float64Array,
+    Float64Array,
+  ];
+  const columns = headDim / 2;
+  const angles = new Float64Array(t * h * w * columns);
+  let at = 0;
+  for (let i = 0; i < t; i++) {
+    for (let j = 0; j < h; j++) {
+      for (let k = 0; k < w; k++) {
+        for (const f of ft) angles[at++] = i * f;
+        for (const f of fh) angles[at++] = j * f;
+        for (const f of fw) angles[at++] = k * f;
+      }
+    }
+  }
+  return fromAngles(angles, columns, device);
+}
+
+export type HeadLayout = "BHSD" | "BSHD";
+
+/** The table as it broadcasts against x: tokens on the axis where x has them. */
+function placed(x: Tensor, table: Tensor, layout: HeadLayout | undefined): Tensor {
+  if (table.shape.at(-1) !== x.size(-1) / 2) {
+    throw new EngineError(
+      "tensor_shape",
+      `rope: x [${x.shape}] needs a table [S, ${x.size(-1) / 2}], got [${table.shape}]`,
+    );
+  }
+  if (table.ndim !== 2) return table; // already shaped by the caller
+  const s = table.size(0);
+  const fits = { BHSD: x.size(-2) === s, BSHD: x.ndim > 2 && x.size(-3) === s };
+  if (layout === undefined && fits.BHSD && fits.BSHD && s !== 1) {
+    throw new EngineError("tensor_shape", `rope: x [${x.shape}] has ${s} on both axes; say layout "BHSD" or "BSHD"`);
+  }
+  const chosen = layout ?? (fits.BHSD ? "BHSD" : "BSHD");
+  if (!fits[chosen])
+    throw new EngineError("tensor_shape", `rope: x [${x.shape}] as ${chosen} and a table of ${s} positions`);
+  return chosen === "BHSD" ? table : table.unsqueeze(1);
+}
+
+/**
+ * Rotates adjacent pairs (x0, x1), (x2, x3), ... in float32; the result has the dtype of x.
+ * x [B, H, S, d] or [B, S, H, d]; cos, sin [S, d / 2]. The layout is read from the shapes unless H = S.
+ */
+export function applyRopeInterleaved(x: Tensor, cos: Tensor, sin: Tensor, layout?: HeadLayout): Tensor {
+  return scope(() => {
+    const c = placed(x, cos, layout);
+    const s = placed(x, sin, layout);
+    const pairs = x.to("float32").unflatten(-1, [-1, 2]);
+    const a = pairs.select(-1, 0);
+    const b = pairs.select(-1, 1);
+    const rotated = stack([a.mul(c).sub(b.mul(s)), a.mul(s).add(b.mul(c))], -1);
+    return rotated.flatten(-2, -1).to(x.dtype);
+  });
+}

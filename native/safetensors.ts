@@ -1,0 +1,249 @@
+// Checkpoints: strict reading, mapped without a copy; atomic writing. Nothing in a file is ever executed.
+import { randomBytes } from "node:crypto";
+import {
+  closeSync,
+  existsSync,
+  fstatSync,
+  fsyncSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from "node:fs";
+import { basename, dirname, join } from "node:path";
+import { addon } from "./addon.ts";
+import type { DType } from "./dtype.ts";
+import { EngineError } from "./errors.ts";
+import { type Entry, formatHeader, type Header, invalid, MAX_HEADER, parseHeader } from "./header.ts";
+import { type Device, Tensor } from "./tensor.ts";
+
+export interface TensorInfo {
+  dtype: DType;
+  shape: readonly number[];
+  bytes: number;
+}
+export interface Checkpoint extends Disposable {
+  readonly keys: readonly string[];
+  readonly metadata: Readonly<Record<string, string>>;
+  info(key: string): TensorInfo;
+  /** Points into the file's mapping where it can (in-place changes stay in memory); converted, a copy. */
+  get(key: string, options?: { dtype?: DType; device?: Device }): Tensor;
+  has(key: string): boolean;
+  dispose(): void;
+}
+
+function readHeader(path: string): Header & { dataStart: number } {
+  let fd: number;
+  try {
+    fd = openSync(path, "r");
+  } catch (e) {
+    throw new EngineError("checkpoint_unreadable", `${path}: ${(e as Error).message}`);
+  }
+  try {
+    const stat = fstatSync(fd);
+    if (!stat.isFile()) throw new EngineError("checkpoint_unreadable", `${path}: not a regular file`);
+    const read = (size: number, from: number) => {
+      const out = new Uint8Array(size);
+      for (let n = 0; n < size; ) {
+        const got = readSync(fd, out, n, size - n, from + n);
+        if (got === 0) throw new EngineError("checkpoint_truncated", `${path}: the file ends inside its header`);
+        n += got;
+      }
+      return out;
+    };
+    const length = new DataView(read(8, 0).buffer).getBigUint64(0, true);
+    if (length > BigInt(MAX_HEADER)) throw invalid(`${path}: a header of ${length} bytes, ${MAX_HEADER} is the limit`);
+    const dataStart = 8 + Number(length);
+    if (dataStart > stat.size)
+      throw new EngineError("checkpoint_truncated", `${path}: the file ends inside its header`);
+    return { ...parseHeader(read(Number(length), 8), stat.size - dataStart), dataStart };
+  } catch (e) {
+    if (e instanceof EngineError && !e.message.includes(path))
+      throw new EngineError(e.code, `${path}: ${e.message}`, e.hint);
+    throw e;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+class SafetensorsFile implements Checkpoint {
+  readonly keys: readonly string[];
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly #path: string;
+  readonly #entries: Map<string, Entry>;
+  readonly #dataStart: number;
+  #mapping = 0;
+  #closed = false;
+
+  constructor(path: string) {
+    const { entries, metadata, dataStart } = readHeader(path);
+    this.#path = path;
+    this.#entries = entries;
+    this.#dataStart = dataStart;
+    this.metadata = metadata;
+    this.keys = [...entries.keys()];
+  }
+
+  has(key: string): boolean {
+    return this.#entries.has(key);
+  }
+  #entry(key: string): Entry {
+    const e = this.#entries.get(key);
+    if (!e) throw new EngineError("checkpoint_mismatch", `${this.#path} has no tensor ${JSON.stringify(key)}`);
+    return e;
+  }
+  info(key: string): TensorInfo {
+    const { dtype, shape, begin, end } = this.#entry(key);
+    return { dtype, shape, bytes: end - begin };
+  }
+  get(key: string, { dtype, device }: { dtype?: DType; device?: Device } = {}): Tensor {
+    const e = this.#entry(key);
+    if (this.#closed) throw new EngineError("tensor_stale", `${this.#path} is closed`);
+    if (this.#mapping === 0) this.#mapping = addon().mapFile(this.#path);
+    const handle = addon().fromMapping(this.#mapping, this.#dataStart + e.begin, e.end - e.begin, e.dtype, e.shape);
+    const mapped = new Tensor(handle);
+    if ((dtype ?? e.dtype) === e.dtype && (device ?? "cpu") === "cpu") return mapped;
+    try {
+      return mapped.to({ dtype, device });
+    } finally {
+      mapped.dispose();
+    }
+  }
+  /** Tensors that point into the file stay valid. */
+  dispose(): void {
+    this.#closed = true;
+    if (this.#mapping !== 0) addon().unmapFile(this.#mapping);
+    this.#mapping = 0;
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** Opens one safetensors file; its header is checked in full here. */
+export function openSafetensors(path: string): Checkpoint {
+  return new SafetensorsFile(path);
+}
+
+/** Several files as one. */
+class Shards implements Checkpoint {
+  readonly keys: readonly string[];
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly #byKey = new Map<string, Checkpoint>();
+  readonly #files = new Map<string, Checkpoint>();
+
+  constructor(index: string) {
+    const folder = dirname(index);
+    const map = readIndex(index);
+    try {
+      for (const [key, name] of map) {
+        let file = this.#files.get(name);
+        if (!file) {
+          file = openSafetensors(join(folder, name));
+          this.#files.set(name, file);
+        }
+        if (!file.has(key))
+          throw new EngineError("checkpoint_invalid", `${index} places ${key} in ${name}, which lacks it`);
+        this.#byKey.set(key, file);
+      }
+    } catch (e) {
+      this.dispose();
+      throw e;
+    }
+    this.keys = [...map.keys()];
+    this.metadata = this.#files.values().next().value?.metadata ?? {};
+  }
+
+  #file(key: string): Checkpoint {
+    const f = this.#byKey.get(key);
+    if (!f) throw new EngineError("checkpoint_mismatch", `the checkpoint has no tensor ${JSON.stringify(key)}`);
+    return f;
+  }
+  has(key: string): boolean {
+    return this.#byKey.has(key);
+  }
+  info(key: string): TensorInfo {
+    return this.#file(key).info(key);
+  }
+  get(key: string, options?: { dtype?: DType; device?: Device }): Tensor {
+    return this.#file(key).get(key, options);
+  }
+  dispose(): void {
+    for (const f of this.#files.values()) f.dispose();
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+function readIndex(path: string): Map<string, string> {
+  const bad = (why: string) => new EngineError("checkpoint_invalid", `${path}: ${why}`);
+  if (statSync(path).size > MAX_HEADER) throw bad(`larger than ${MAX_HEADER} bytes`);
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(readFileSync(path, "utf8"));
+  } catch {
+    throw bad("not JSON");
+  }
+  const map = (parsed as { weight_map?: unknown } | null)?.weight_map;
+  if (typeof map !== "object" || map === null) throw bad("no weight_map");
+  const out = new Map<string, string>();
+  for (const [key, name] of Object.entries(map)) {
+    // a plain name: an index never leads out of its folder
+    if (typeof name !== "string" || basename(name) !== name || !name.endsWith(".safetensors")) {
+      throw bad(`${JSON.stringify(key)} is placed in ${JSON.stringify(name)}, not the name of a safetensors file`);
+    }
+    out.set(key, name);
+  }
+  if (out.size === 0) throw bad("an empty weight_map");
+  return out;
+}
+
+/** A safetensors file, a `*.safetensors.index.json`, or a folder that holds one index or one file. */
+export function openCheckpoint(path: string): Checkpoint {
+  if (!existsSync(path)) throw new EngineError("checkpoint_unreadable", `${path} does not exist`);
+  if (!statSync(path).isDirectory()) return path.endsWith(".index.json") ? new Shards(path) : openSafetensors(path);
+  const names = readdirSync(path).sort();
+  const indices = names.filter((n) => n.endsWith(".safetensors.index.json"));
+  const files = names.filter((n) => n.endsWith(".safetensors") && !n.startsWith("."));
+  if (indices.length === 1) return new Shards(join(path, indices[0] as string));
+  if (indices.length === 0 && files.length === 1) return openSafetensors(join(path, files[0] as string));
+  const found = [...indices, ...files];
+  throw new EngineError(
+    "checkpoint_unreadable",
+    found.length === 0 ? `${path} holds no safetensors file` : `${path} holds several: ${found.slice(0, 6).join(", ")}`,
+    found.length === 0 ? undefined : "name the file itself",
+  );
+}
+
+/** Writes a file whole or not at all: a temporary beside it, fsync, rename, fsync of the folder. */
+export function saveSafetensors(
+  path: string,
+  tensors: Readonly<Record<string, Tensor>> | ReadonlyMap<string, Tensor>,
+  metadata: Readonly<Record<string, string>> = {},
+): void {
+  const map = tensors instanceof Map ? (tensors as ReadonlyMap<string, Tensor>) : new Map(Object.entries(tensors));
+  const { bytes, order } = formatHeader(map, metadata);
+  const folder = dirname(path);
+  const temporary = join(folder, `.${basename(path)}.${process.pid}-${randomBytes(4).toString("hex")}.tmp`);
+  const fd = openSync(temporary, "wx");
+  let open = true;
+  try {
+    for (let n = 0; n < bytes.length; ) n += writeSync(fd, bytes, n, bytes.length - n);
+    for (const key of order) addon().writeTensor(fd, map.get(key)!.live());
+    fsyncSync(fd);
+    closeSync(fd);
+    open = false;
+    renameSync(temporary, path);
+  } catch (e) {
+    if (open) closeSync(fd);
+    rmSync(temporary, { force: true });
+    if (e instanceof EngineError) throw e;
+    throw new EngineError("write_failed", `${path}: ${(e as Error).message}`);
+  }
+  addon().syncFolder(folder);
+}
