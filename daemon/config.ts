@@ -38,10 +38,18 @@ export const ConfigFile = z.strictObject({
   threads: z.int().positive().optional().meta({ description: "threads of one runner" }),
   device: z.string().regex(/^(cpu|cuda:\d+)$/, "a device is cpu or cuda:N").default("cpu"),
   workers: z.int().positive().optional().meta({ description: "processes in the worker pool" }),
+  media: z
+    .strictObject({
+      ffmpeg: z.string().optional().meta({ description: "the ffmpeg program; searched when absent" }),
+      maxPixels: z.int().positive().optional().meta({ description: "pixels of one frame beyond which a file is refused" }),
+      threads: z.int().min(1).max(2).optional().meta({ description: "threads of one decoder" }),
+      stallSeconds: z.number().positive().optional().meta({ description: "seconds without output after which a decoder is killed" }),
+    })
+    .prefault({}),
   endpoint: z
     .strictObject({ url: z.url(), model: z.string(), key: z.string().optional() })
     .optional()
-    .meta({ description: "OpenAI-compatible endpoint, given to every plugin whose own configuration has a field `endpoint`" }),
+    .meta({ description: "OpenAI-compatible endpoint, given to every plugin whose own configuration has a field of this name" }),
 });
 export type ConfigFile = z.input<typeof ConfigFile>;
 
@@ -83,10 +91,14 @@ export async function loadConfig(options: LoadConfigOptions = {}): Promise<Confi
   return resolved(ConfigFile.parse(merged), env);
 }
 
-/** Environment that hands a resolved configuration to a child process, so that both mean the same. Secrets stay when `trusted`. */
-export function handDown(config: Config, how: { trusted: boolean }): Record<string, string> {
-  const { endpoint, tcp, plugin, ...rest } = config;
-  return { [HANDED_DOWN]: JSON.stringify(how.trusted ? config : { ...rest, plugin: {} }) };
+/**
+ * Environment that hands a resolved configuration to a child process, so that both mean the same. A process that is not
+ * `trusted` (it runs the code of a third-party `plugin`) gets no secrets and no other plugin's configuration.
+ */
+export function handDown(config: Config, how: { trusted: boolean; plugin?: string | null }): Record<string, string> {
+  const { endpoint: _endpoint, tcp: _tcp, plugin, ...rest } = config;
+  const own = how.plugin == null || plugin[how.plugin] === undefined ? {} : { [how.plugin]: plugin[how.plugin] };
+  return { [HANDED_DOWN]: JSON.stringify(how.trusted ? config : { ...rest, plugin: own }) };
 }
 
 const HANDED_DOWN = "WAVER_RESOLVED_CONFIG";
@@ -136,6 +148,7 @@ function fromEnvironment(env: Readonly<Record<string, string | undefined>>): Rec
     memoryBudget: number("WAVER_MEMORY_BUDGET"),
     threads: number("WAVER_THREADS"),
     workers: number("WAVER_WORKERS"),
+    media: env["WAVER_FFMPEG"] === undefined || env["WAVER_FFMPEG"] === "" ? undefined : { ffmpeg: env["WAVER_FFMPEG"] },
     tcp: port === undefined ? undefined : { port, ...(env["WAVER_TCP_HOST"] === undefined ? {} : { host: env["WAVER_TCP_HOST"] }), ...(token === undefined ? {} : { token }) },
     endpoint: url === undefined || url === "" ? undefined : { url, model: env["WAVER_ENDPOINT_MODEL"] ?? "default", ...(key === undefined ? {} : { key }) },
   };

@@ -1,7 +1,6 @@
 /** Assembles the registry: core operations, then plugins in their order, frozen. */
-import { hooks, type HookName, WaverError } from "../../plugins/index.ts";
 import { version as hostVersion } from "../../package.json";
-import { HOOK_API } from "../../plugins/index.ts";
+import { HOOK_API, type HookName, WaverError } from "../../plugins/index.ts";
 import { coreOperations } from "../operations/index.ts";
 import { type OperationDoc, type OperationsDoc, type PluginDoc, type ProviderDoc, WIRE_VERSION } from "../wire.ts";
 import { textDigest } from "./digest.ts";
@@ -109,6 +108,3 @@ function registered(
   const doc = { name, kind: facts.kind, summary: facts.summary, plugin, input: jsonSchemaOf(schema, "input"), output, slots: Object.fromEntries(slots), examples: [...examples] };
   return { operation, doc };
 }
-
-/** Hooks whose input is a clip and its frames: it crosses a process as facts, and the other side decodes for itself. */
-export const takesFrames = (hook: HookName): boolean => hooks[hook].input === hooks.score.input;

@@ -3,7 +3,7 @@
  * clients see (routes, OpenAPI, commands, forms) is derived from here; there is no second list.
  */
 import type { z } from "zod";
-import type { AnyOperation, AnyProvider, HookName, Slot } from "../../plugins/index.ts";
+import type { AnyOperation, AnyProvider, HookName, Picks, Plugin, Slot } from "../../plugins/index.ts";
 import type { Config } from "../config.ts";
 import type { OperationsDoc, PluginDoc } from "../wire.ts";
 import { buildRegistry } from "./build.ts";
@@ -34,7 +34,7 @@ export interface ParsedBody {
   /** As one object again: what the journal keeps and what a runner is sent. Parsing it again changes nothing. */
   readonly body: Readonly<Record<string, unknown>>;
   readonly input: Readonly<Record<string, unknown>>;
-  readonly picks: Readonly<Record<string, unknown>>;
+  readonly picks: Picks;
 }
 
 export interface RegisteredOperation {
@@ -78,7 +78,7 @@ export interface LoadedPlugin {
   readonly folder: string;
   readonly digest: string;
   /** Set for built-ins only: third-party code is imported by the process that runs it. */
-  readonly plugin: import("../../plugins/index.ts").Plugin | null;
+  readonly plugin: Plugin | null;
 }
 
 export interface LoadRegistryOptions {

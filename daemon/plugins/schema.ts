@@ -1,6 +1,6 @@
 /** From declarations to one schema a request body: fields of the operation, and one key a slot with a union over providers. */
 import { z } from "zod";
-import { type HookName, type Slot, WaverError } from "../../plugins/index.ts";
+import { type HookName, type Picks, type Slot, WaverError } from "../../plugins/index.ts";
 import { didYouMean } from "./nearest.ts";
 import type { ParsedBody } from "./registry.ts";
 
@@ -88,7 +88,8 @@ export function parseBody(parts: BodyParts, schema: z.ZodObject, body: unknown):
   const input: Bag = {};
   const picks: Bag = {};
   for (const [key, value] of Object.entries(parsed.data)) (key in parts.slots ? picks : input)[key] = value;
-  return { body: parsed.data, input, picks };
+  // The union over providers has checked the shape of every pick.
+  return { body: parsed.data, input, picks: picks as Picks };
 }
 
 /** Options without an id mean the default provider. */

@@ -1,0 +1,114 @@
+/**
+ * The program of a runner (`--role device`, owns the engine of one device) and of a worker (`--role worker`, no engine).
+ * Started by the daemon with an IPC channel and a pipe on descriptor 3 that hears a byte a second while the process lives.
+ */
+import { writeSync } from "node:fs";
+import { version } from "../../package.json";
+import { toWaverError } from "../../plugins/index.ts";
+import { loadConfig } from "../config.ts";
+import { loadRegistry } from "../plugins/registry.ts";
+import { DaemonLink } from "./link.ts";
+import { type FromRunner, parseRunnerArguments, ToRunner } from "./protocol.ts";
+import { Runner } from "./runner.ts";
+
+const HEARTBEAT_FD = 3;
+const HEARTBEAT_MS = 1000;
+/** A stop that takes longer is no longer graceful. */
+const STOP_MS = 10_000;
+
+const args = parseRunnerArguments(process.argv.slice(2));
+const send = (message: FromRunner): void => {
+  if (process.send === undefined) throw new Error("a runner is started by the daemon, with an IPC channel");
+  if (process.connected) process.send(message);
+};
+
+/** A promise that nobody awaits has failed: state is unknown, so the process ends and the daemon starts another. */
+function dieOf(event: string, error: unknown): void {
+  const body = toWaverError(error).toBody();
+  send({ type: "log", lease: null, level: "error", event, fields: { reason: body.message, code: body.code } });
+  process.stderr.write(`${JSON.stringify({ level: "error", event, reason: body.message, stack: error instanceof Error ? error.stack : undefined })}\n`);
+  // The channel needs a turn to carry the last words.
+  setTimeout(() => process.exit(70), 50);
+}
+process.on("unhandledRejection", (error) => dieOf("unhandled_rejection", error));
+process.on("uncaughtException", (error) => dieOf("uncaught_exception", error));
+
+const config = await loadConfig();
+const quarantined = new Map(args.without.map((name) => [name, "it took an earlier process down"]));
+const load = (): ReturnType<typeof loadRegistry> => loadRegistry({ config, signal: new AbortController().signal, quarantined });
+const facts = args.role === "device" ? await startEngine() : beatHere();
+const link = new DaemonLink(send);
+const runner = new Runner({ ...args, config, registry: await load(), link, reload: load });
+
+async function take(message: ToRunner): Promise<void> {
+  switch (message.type) {
+    case "run":
+      return runner.run(message);
+    case "call":
+      return runner.call(message);
+    case "cancel":
+      return runner.cancel(message.job);
+    case "cancelCall":
+      return runner.cancelCall(message.call);
+    case "used":
+    case "submitted":
+      return link.answered(message);
+    case "evict":
+      return runner.evict(message.bytes);
+    case "stop":
+      return stop(0);
+  }
+}
+
+async function stop(code: number): Promise<never> {
+  setTimeout(() => process.exit(code === 0 ? 75 : code), STOP_MS).unref();
+  await runner[Symbol.asyncDispose]();
+  process.exit(code);
+}
+
+process.on("message", (message: unknown) => {
+  take(ToRunner.parse(message)).catch((error: unknown) => dieOf("message_failed", error));
+});
+// Without its daemon a job has no lease: what it would publish, nobody would believe.
+process.on("disconnect", () => stop(1).catch((error: unknown) => dieOf("stop_failed", error)));
+process.on("SIGTERM", () => stop(0).catch((error: unknown) => dieOf("stop_failed", error)));
+// Ctrl-C in a terminal reaches the whole group; the daemon decides what to stop.
+process.on("SIGINT", () => undefined);
+setInterval(() => send({ type: "beat", rssBytes: process.memoryUsage.rss() }), 2 * HEARTBEAT_MS).unref();
+send({ type: "ready", pid: process.pid, device: args.device, facts: { version, bun: Bun.version, ...facts } });
+
+/** Loads the engine. Without it the process lives on: each job that needs it fails with the reason and the cure. */
+async function startEngine(): Promise<Record<string, unknown>> {
+  const native = await import("../../native/index.ts");
+  try {
+    native.setThreads(config.threads);
+    startNativeBeat(native);
+    return { engine: true, cpu: native.cpuCapability(), devices: native.deviceCount(), threads: native.getThreads() };
+  } catch (error) {
+    return { engine: false, reason: toWaverError(error).message, ...beatHere() };
+  }
+}
+
+function startNativeBeat(native: typeof import("../../native/index.ts")): void {
+  if (canBeat()) native.startHeartbeat(HEARTBEAT_FD, HEARTBEAT_MS);
+}
+
+/** A beat of the event loop, for processes that run no long operators. */
+function beatHere(): Record<string, unknown> {
+  if (canBeat()) setInterval(canBeat, HEARTBEAT_MS).unref();
+  return {};
+}
+
+/** Writes one beat; false when nobody listens on the descriptor (a runner started by hand). */
+function canBeat(): boolean {
+  try {
+    writeSync(HEARTBEAT_FD, ".");
+    return true;
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code === "EBADF" || code === "EPIPE" || code === "EINVAL") return false;
+    // The pipe is full: the daemon is slow to read, and has beats enough.
+    if (code === "EAGAIN") return true;
+    throw error;
+  }
+}
