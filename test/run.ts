@@ -1,0 +1,222 @@
+// The `npm test` driver: every step below in order, then one line `N passed, N failed`.
+//
+//   bun test/run.ts [path part ...] [--only unit|e2e|quickstart] [--long | --release] [--file-timeout SECONDS] [--verbose]
+//
+// A path part runs only the test files whose path contains it. Each test file is a process of its own: a native crash,
+// a leak or a hang costs that file and is named, and the next one starts clean (a Bun process costs 10 ms).
+import { spawn } from "node:child_process";
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+
+const root = join(import.meta.dir, "..");
+const bun = process.execPath;
+
+interface Outcome {
+  readonly name: string;
+  readonly passed: number;
+  readonly failed: number;
+  readonly skipped: readonly string[];
+  readonly seconds: number;
+  /** Printed when something failed. */
+  readonly output: string;
+}
+
+/** Either one process that counts as one test, or the test files that `files` accepts. */
+interface Step {
+  readonly name: string;
+  readonly suite: "unit" | "e2e" | "quickstart";
+  readonly command?: readonly string[];
+  readonly limit?: number;
+  readonly files?: (path: string) => boolean;
+}
+
+interface Settings {
+  readonly paths: readonly string[];
+  readonly fileTimeout: number;
+  readonly verbose: boolean;
+  readonly env: NodeJS.ProcessEnv;
+}
+
+const steps: readonly Step[] = [
+  { name: "types", suite: "unit", command: ["node_modules/typescript/bin/tsc", "--noEmit"], limit: 120 },
+  { name: "unit tests", suite: "unit", files: (path) => !path.startsWith("test/e2e/") },
+  { name: "end to end", suite: "e2e", files: (path) => path.startsWith("test/e2e/") },
+  // The whole main job in two minutes, as a user starts it.
+  {
+    name: "quick start",
+    suite: "quickstart",
+    command: ["cli/index.ts", "quickstart", "--profile", "test"],
+    limit: 900,
+  },
+];
+
+/** Folders whose tests compute with libtorch, which uses every core: one at a time, or their timings mean nothing. */
+const usesAllCores = /^(native|plugins|test\/(e2e|golden|leak|parity|bench))\//;
+
+async function runCommand(
+  settings: Settings,
+  name: string,
+  command: readonly string[],
+  limit: number,
+): Promise<Outcome> {
+  const { code, output, seconds } = await runProcess(command, limit, settings);
+  const outcome = { name, passed: code === 0 ? 1 : 0, failed: code === 0 ? 0 : 1, skipped: [], seconds, output };
+  report(outcome, settings);
+  return outcome;
+}
+
+async function testFiles(settings: Settings, belongs: (file: string) => boolean): Promise<Outcome[]> {
+  const glob = new Bun.Glob("{cli,configs,daemon,native,plugins,test}/**/*.test.ts");
+  const files = [...glob.scanSync({ cwd: root, dot: false })]
+    .filter((file) => !file.includes("node_modules/") && !file.startsWith("native/build/") && belongs(file))
+    .filter((file) => settings.paths.length === 0 || settings.paths.some((part) => file.includes(part)))
+    .sort();
+  const outcomes: Outcome[] = [];
+  const lane = async (queue: string[]): Promise<void> => {
+    for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
+      const outcome = await testFile(settings, file);
+      report(outcome, settings);
+      outcomes.push(outcome);
+    }
+  };
+  const light = files.filter((file) => !usesAllCores.test(file));
+  await Promise.all(Array.from({ length: Math.min(4, availableParallelism()) }, () => lane(light)));
+  await lane(files.filter((file) => usesAllCores.test(file)));
+  return outcomes;
+}
+
+async function testFile(settings: Settings, file: string): Promise<Outcome> {
+  const timeout = settings.fileTimeout;
+  const { code, output, seconds } = await runProcess(["test", `./${file}`], timeout, settings);
+  const count = (word: string): number => Number(output.match(new RegExp(`^ *(\\d+) ${word}$`, "m"))?.[1] ?? 0);
+  const passed = count("pass");
+  const skipped = [...output.matchAll(/^\((?:skip|todo)\) (.+)$/gm)].map((match) => match[1] ?? "");
+  // A file that crashes or hangs prints no summary, and one without tests is a file that was forgotten.
+  const silent = code !== 0 || passed + skipped.length + count("skip") + count("todo") === 0 ? 1 : 0;
+  return { name: file, passed, failed: Math.max(count("fail"), silent), skipped, seconds, output };
+}
+
+interface Finished {
+  readonly code: number;
+  readonly output: string;
+  readonly seconds: number;
+}
+
+const groups = new Set<number>();
+const orphans = "processes were still running at the end; they were ended";
+
+/** Runs Bun on `args` as the leader of a process group, so that a hung one ends with all that it started. */
+function runProcess(args: readonly string[], timeout: number, settings: Settings): Promise<Finished> {
+  const start = performance.now();
+  return new Promise((resolve) => {
+    const child = spawn(bun, args, { cwd: root, env: settings.env, detached: true, stdio: ["ignore", "pipe", "pipe"] });
+    const group = child.pid ?? 0;
+    if (group) groups.add(group);
+    let output = "";
+    const take = (text: string): void => {
+      output += text;
+      if (settings.verbose) process.stdout.write(text);
+    };
+    child.stdout.setEncoding("utf8").on("data", take);
+    child.stderr.setEncoding("utf8").on("data", take);
+    const timer = setTimeout(() => {
+      take(`\nkilled: no end after ${timeout} s\n`);
+      endGroup(group);
+    }, timeout * 1000);
+    child.on("error", (error) => take(`${error.message}\n`));
+    child.on("exit", () => {
+      // What outlives its test would disturb the next one, and holds the output pipe open.
+      if (endGroup(group)) take(`\n${orphans}\n`);
+      groups.delete(group);
+    });
+    child.on("close", (code, signal) => {
+      clearTimeout(timer);
+      if (signal) take(`\nended by ${signal}\n`);
+      resolve({ code: code ?? 1, output, seconds: (performance.now() - start) / 1000 });
+    });
+  });
+}
+
+/** True when the group still had a process. */
+function endGroup(group: number): boolean {
+  try {
+    process.kill(-group, "SIGKILL");
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ESRCH") return false;
+    throw error;
+  }
+}
+
+function report(outcome: Outcome, { verbose }: Settings): void {
+  const { name, passed, failed, skipped, seconds, output } = outcome;
+  const counts = [
+    `${passed} passed`,
+    failed ? `${failed} failed` : "",
+    skipped.length ? `${skipped.length} skipped` : "",
+  ];
+  const note = output.includes(orphans) ? `  (${orphans})` : "";
+  console.log(
+    `${failed ? "FAIL" : "ok  "} ${name}  ${counts.filter(Boolean).join(", ")}  ${seconds.toFixed(1)} s${note}`,
+  );
+  if (failed && !verbose) console.log(output.trimEnd().replace(/^/gm, "     "));
+}
+
+async function main(): Promise<number> {
+  const { values, positionals } = parseArgs({
+    args: process.argv.slice(2),
+    allowPositionals: true,
+    options: {
+      only: { type: "string" },
+      long: { type: "boolean" },
+      release: { type: "boolean" },
+      "file-timeout": { type: "string" },
+      verbose: { type: "boolean", short: "v" },
+    },
+  });
+  const suites = steps.map((step) => step.suite);
+  if (values.only !== undefined && !suites.some((suite) => suite === values.only)) {
+    console.error(`--only is one of ${[...new Set(suites)].join(", ")}`);
+    return 2;
+  }
+  const size = values.release ? "release" : values.long ? "long" : "default";
+  const settings: Settings = {
+    paths: positionals.map((path) => path.replace(/^\.\//, "")),
+    fileTimeout: Number(values["file-timeout"] ?? (size === "default" ? 300 : 3600)),
+    verbose: values.verbose ?? false,
+    env: { ...process.env, WAVER_TEST_SIZE: size, NO_COLOR: "1", FORCE_COLOR: "0" },
+  };
+  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+    process.on(signal, () => {
+      for (const group of groups) endGroup(group);
+      process.exit(signal === "SIGINT" ? 130 : 143);
+    });
+  }
+  const start = performance.now();
+  const outcomes: Outcome[] = [];
+  for (const { name, suite, command, limit = 600, files } of steps) {
+    if (values.only !== undefined && suite !== values.only) continue;
+    if (files) outcomes.push(...(await testFiles(settings, files)));
+    else if (command && settings.paths.length === 0) {
+      // Minutes of work are shown as they go; the rest prints one line, and its output only when it failed.
+      const shown = { ...settings, verbose: settings.verbose || suite === "quickstart" };
+      outcomes.push(await runCommand(shown, name, command, limit));
+    }
+  }
+  return summary(outcomes, (performance.now() - start) / 1000);
+}
+
+function summary(outcomes: readonly Outcome[], seconds: number): number {
+  const sum = (of: (outcome: Outcome) => number): number => outcomes.reduce((total, outcome) => total + of(outcome), 0);
+  const [passed, failed, skipped] = [sum((o) => o.passed), sum((o) => o.failed), sum((o) => o.skipped.length)];
+  console.log("");
+  for (const { name, skipped } of outcomes) for (const test of skipped) console.log(`skipped: ${name}: ${test}`);
+  for (const outcome of outcomes) if (outcome.failed) console.log(`failed:  ${outcome.name}`);
+  console.log(`${outcomes.length} files and steps, ${skipped} tests skipped, ${seconds.toFixed(0)} s`);
+  if (passed + failed === 0) console.log("no test ran: no file matches");
+  console.log(`${passed} passed, ${failed} failed`);
+  return failed > 0 || passed === 0 ? 1 : 0;
+}
+
+process.exitCode = await main();
