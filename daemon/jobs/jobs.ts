@@ -1,0 +1,363 @@
+/** The job system as the rest of the daemon sees it: submit, ask, look, cancel, follow. */
+import { randomInt } from "node:crypto";
+import { type ErrorBody, toWaverError, WaverError } from "../../plugins/errors.ts";
+import type { Config } from "../config.ts";
+import type { DaemonLog } from "../log.ts";
+import type { ParsedBody, RegisteredOperation, Registry } from "../plugins/registry.ts";
+import type { Lease } from "../runner/protocol.ts";
+import { isTerminal, type JobEvent, type JobId, type JobView, type Status } from "../wire.ts";
+import { laneOfPlace } from "./calls.ts";
+import { Dispatch } from "./dispatch.ts";
+import { WorkFolders } from "./folders.ts";
+import { EventHub } from "./hub.ts";
+import { bodyHash, canonical, childKey, contentDigest, digestOf, reuseKey } from "./identity.ts";
+import { clock, Loop } from "./loop.ts";
+import type { ProcessProgram } from "./process.ts";
+import { newState, restore } from "./scheduler.ts";
+import type { SchedulerState } from "./state.ts";
+import { type JobFilter, type JobRow, type JobStore, toView } from "./store.ts";
+import { DEVICE_LANE, Fleet, WORKER_LANE } from "./supervise.ts";
+
+export interface JobsOptions {
+  readonly config: Config;
+  readonly registry: () => Registry;
+  readonly store: JobStore;
+  readonly program: ProcessProgram;
+  readonly pidFolder: string;
+  readonly log: DaemonLog;
+  readonly queueLimit: number;
+  /** Whether an artefact or file that an earlier result names is still there. */
+  exists(written: string): Promise<boolean>;
+  quarantine(plugin: string, reason: string): void;
+  fatal(error: unknown): void;
+}
+
+export interface Submission {
+  readonly operation: string;
+  readonly body: unknown;
+  readonly idempotencyKey?: string;
+  readonly priority?: number;
+}
+
+/** Longest that a query may take before it is cut off: it is a question, not work. */
+const QUERY_MS = 120_000;
+/** Jobs whose files are hashed at the same time. */
+const PREPARING = 2;
+
+export class Jobs {
+  readonly #options: JobsOptions;
+  readonly #state: SchedulerState;
+  readonly #fleet: Fleet;
+  readonly #dispatch: Dispatch;
+  readonly #loop: Loop;
+  readonly #folders: WorkFolders;
+  readonly #hub = new EventHub();
+  readonly #answers = new Map<JobId, (refusal: ErrorBody | null) => void>();
+  readonly #locks = new Map<string, Promise<unknown>>();
+  readonly #closing = new AbortController();
+  readonly #toPrepare: JobRow[] = [];
+  #preparing = 0;
+  #age = 0;
+
+  constructor(options: JobsOptions) {
+    const { config, store, log, registry } = options;
+    this.#options = options;
+    this.#state = newState({
+      sizeOf: (lane) => (lane === WORKER_LANE ? config.workers : 1),
+      queueLimit: options.queueLimit,
+    });
+    this.#folders = new WorkFolders(config.home);
+    this.#fleet = new Fleet({
+      program: options.program,
+      device: config.device,
+      workers: config.workers,
+      keepAliveMs: config.keepAlive * 1000,
+      pidFolder: options.pidFolder,
+      log,
+      listener: { message: (from, message) => this.#dispatch.heard(from, message), gone: (from, exit) => this.#dispatch.gone(from, exit) },
+      quarantine: options.quarantine,
+    });
+    this.#dispatch = new Dispatch(
+      {
+        state: this.#state,
+        store,
+        registry,
+        folders: this.#folders,
+        hub: this.#hub,
+        log,
+        prepare: (row) => this.#prepareSoon(row),
+        submitChild: (lease, call, operation, input) => this.#submitChild(lease, call, operation, input),
+        accepted: (job, refusal) => {
+          this.#answers.get(job)?.(refusal);
+          this.#answers.delete(job);
+        },
+      },
+      this.#fleet,
+    );
+    this.#loop = new Loop(this.#state, store, this.#dispatch.perform, options.fatal);
+    this.#dispatch.attach(this.#loop);
+  }
+
+  /** Takes over what an earlier daemon left: nothing that was accepted is forgotten. */
+  async start(): Promise<void> {
+    const { store, registry } = this.#options;
+    this.#age = await store.lastAge();
+    const found = await store.live();
+    this.#folders.sweep(new Set(found.map(({ row }) => row.workKey)));
+    for (const { row, lastSeq } of found) {
+      const operation = registry().operations.get(row.operation);
+      const lane = operation === undefined ? WORKER_LANE : laneOfPlace(operation.place);
+      await this.#loop.carryOut(restore(this.#state, row, lane, lastSeq, operation?.declared?.reads === undefined, clock()));
+    }
+    this.#loop.post({ type: "tick" });
+  }
+
+  /** Journals a job and answers when that is durable. The same key with the same body gives the same job. */
+  async submit(request: Submission): Promise<{ view: JobView; created: boolean }> {
+    const operation = this.operation(request.operation);
+    if (operation.kind !== "job") throw new WaverError("invalid_input", `${operation.name} answers directly, it is not a job`);
+    const { body } = operation.parse(request.body);
+    const hash = bodyHash(operation.name, body);
+    const key = request.idempotencyKey ?? null;
+    const insert = (): Promise<JobRow> =>
+      this.#insert(operation, { body, hash, idempotencyKey: key, priority: request.priority ?? 0, childKey: null, parent: null });
+    if (key === null) return { view: toView(await insert()), created: true };
+    return this.#alone(`key ${key}`, async () => {
+      const earlier = await this.#options.store.byIdempotencyKey(key);
+      if (earlier === null) return { view: toView(await insert()), created: true };
+      if (earlier.bodyHash !== hash)
+        throw new WaverError("conflict", "this idempotency key was used for another request", {
+          hint: "use a new key for a new request",
+          data: { job: earlier.id },
+        });
+      return { view: toView(earlier), created: false };
+    });
+  }
+
+  /** Asks a query operation. Not journalled: a lost answer is asked for again. */
+  async query(name: string, body: unknown, signal: AbortSignal): Promise<unknown> {
+    const operation = this.operation(name);
+    const parsed = operation.parse(body);
+    const id = newJobId();
+    const lease: Lease = { job: id, attempt: 1, token: clock().token() };
+    const timed = AbortSignal.any([signal, this.#closing.signal, AbortSignal.timeout(QUERY_MS)]);
+    const process = await this.#fleet.forCall(laneOfPlace(operation.place), timed);
+    const folder = `query_${id}`;
+    const answer = Promise.withResolvers<unknown>();
+    const stop = (): void => {
+      process.send({ type: "cancel", job: id });
+      const isLate = timed.reason instanceof DOMException && timed.reason.name === "TimeoutError";
+      answer.reject(isLate ? new WaverError("plugin_timeout", `${name} did not answer within ${QUERY_MS / 1000} s`) : new WaverError("cancelled", "the request was cancelled"));
+    };
+    this.#dispatch.queries.set(lease.token, { done: answer.resolve, fail: (error) => answer.reject(WaverError.fromBody(error)) });
+    process.jobs.set(id, lease);
+    timed.addEventListener("abort", stop, { once: true });
+    try {
+      process.send({ type: "run", lease, operation: name, input: { ...parsed.body }, workDir: this.#folders.open(folder) });
+      return await answer.promise;
+    } finally {
+      timed.removeEventListener("abort", stop);
+      this.#dispatch.queries.delete(lease.token);
+      process.jobs.delete(id);
+      this.#fleet.release(process);
+      await this.#folders.remove(folder);
+    }
+  }
+
+  operation(name: string): RegisteredOperation {
+    const found = this.#options.registry().operations.get(name);
+    if (found !== undefined) return found;
+    throw new WaverError("unknown_operation", `there is no operation ${JSON.stringify(name.slice(0, 64))}`, {
+      hint: `known: ${[...this.#options.registry().operations.keys()].sort().join(", ")}`,
+    });
+  }
+
+  async job(id: JobId): Promise<JobView> {
+    const row = await this.#options.store.job(id);
+    if (row === null) throw new WaverError("not_found", `there is no job ${id}`);
+    return this.#view(row);
+  }
+
+  async list(filter: JobFilter): Promise<JobView[]> {
+    return (await this.#options.store.list(filter)).map((row) => this.#view(row));
+  }
+
+  /** Asks a job to end. Answers at once: a running job is cancelled when its process says so, or is killed. */
+  async cancel(id: JobId): Promise<JobView> {
+    await this.job(id);
+    this.#loop.post({ type: "cancel", job: id });
+    await this.#loop.idle();
+    return this.job(id);
+  }
+
+  async events(id: JobId, after: number, signal: AbortSignal): Promise<AsyncGenerator<JobEvent>> {
+    await this.job(id);
+    return this.#hub.read(this.#options.store, id, after, AbortSignal.any([signal, this.#closing.signal]));
+  }
+
+  async status(): Promise<Pick<Status, "jobs" | "runners" | "workers">> {
+    return { jobs: await this.#options.store.counts(), ...this.#fleet.status() };
+  }
+
+  /** After the set of plugins changed: idle processes are replaced, and jobs of a plugin that is gone fail. */
+  pluginsChanged(): void {
+    this.#fleet.retire();
+    for (const live of this.#state.jobs.values())
+      if (live.row.state === "queued" && !this.#options.registry().operations.has(live.row.operation))
+        this.#loop.post({ type: "broken", lane: live.lane, error: { code: "plugin_failed", message: `the plugin of ${live.row.operation} is no longer loaded` } });
+  }
+
+  /** Nothing new is taken or started; running jobs get `graceMs` to reach a unit boundary and stay resumable. */
+  async stop(graceMs: number): Promise<void> {
+    this.#loop.post({ type: "drain" });
+    await this.#loop.idle();
+    await this.#fleet.stop(graceMs);
+    this.#closing.abort();
+    await this.#loop.close();
+  }
+
+  #view(row: JobRow): JobView {
+    const live = isTerminal(row.state) ? undefined : this.#state.jobs.get(row.id);
+    return toView(live?.row.progress == null ? row : { ...row, progress: live.row.progress });
+  }
+
+  async #insert(
+    operation: RegisteredOperation,
+    job: { body: Readonly<Record<string, unknown>>; hash: string; idempotencyKey: string | null; priority: number; childKey: string | null; parent: { row: JobRow; lease: Lease; call: string } | null },
+  ): Promise<JobRow> {
+    const id = newJobId();
+    const { parent } = job;
+    const row: JobRow = {
+      id,
+      age: parent === null ? ++this.#age : parent.row.age,
+      operation: operation.name,
+      priority: job.priority,
+      createdAt: new Date().toISOString(),
+      parent: parent?.row.id ?? null,
+      idempotencyKey: job.idempotencyKey,
+      bodyHash: job.hash,
+      body: job.body,
+      childKey: job.childKey,
+      state: "queued",
+      attempt: 1,
+      deaths: 0,
+      high: {},
+      cancelRequested: false,
+      startedAt: null,
+      finishedAt: null,
+      reuseKey: null,
+      workKey: job.childKey ?? id,
+      reused: false,
+      output: null,
+      error: null,
+      progress: null,
+      peakBytes: 0,
+      seconds: 0,
+    };
+    const answer = Promise.withResolvers<ErrorBody | null>();
+    this.#answers.set(id, answer.resolve);
+    this.#loop.post({
+      type: "submit",
+      row,
+      lane: laneOfPlace(operation.place),
+      prepared: operation.declared?.reads === undefined,
+      ...(parent === null ? {} : { child: { lease: parent.lease, call: parent.call } }),
+    });
+    const refusal = await answer.promise;
+    if (refusal !== null) throw WaverError.fromBody(refusal);
+    return row;
+  }
+
+  async #submitChild(lease: Lease, call: string, name: string, input: Readonly<Record<string, unknown>>): Promise<void> {
+    const parent = this.#state.jobs.get(lease.job);
+    if (parent?.lease?.token !== lease.token) throw new WaverError("stale_lease", "this attempt of the job is over");
+    const operation = this.operation(name);
+    if (operation.kind === "query") {
+      const started = performance.now();
+      const output = await this.query(name, input, this.#closing.signal);
+      return this.#dispatch.answerQuery(call, output, (performance.now() - started) / 1000);
+    }
+    const { body } = operation.parse(input);
+    const key = childKey(parent.row.workKey, name, body);
+    await this.#alone(`child ${key}`, async () => {
+      const earlier = await this.#options.store.byChildKey(key);
+      if (earlier !== null && (earlier.state !== "done" || (await this.#isIntact(operation, earlier.output))))
+        return this.#loop.post({ type: "join", lease, call, child: earlier.id });
+      await this.#insert(operation, {
+        body,
+        hash: bodyHash(name, body),
+        idempotencyKey: null,
+        priority: parent.row.priority,
+        childKey: key,
+        parent: { row: parent.row, lease, call },
+      });
+    });
+  }
+
+  #prepareSoon(row: JobRow): void {
+    this.#toPrepare.push(row);
+    if (this.#preparing < PREPARING) void this.#prepareAll();
+  }
+
+  async #prepareAll(): Promise<void> {
+    this.#preparing += 1;
+    for (let row = this.#toPrepare.shift(); row !== undefined; row = this.#toPrepare.shift()) await this.#prepare(row);
+    this.#preparing -= 1;
+  }
+
+  async #prepare(row: JobRow): Promise<void> {
+    const { store, log } = this.#options;
+    try {
+      const operation = this.operation(row.operation);
+      const key = await this.#identity(operation, operation.parse(row.body));
+      const earlier = key === null ? null : await store.byReuseKey(key);
+      const reuse = earlier !== null && (await this.#isIntact(operation, earlier.output)) ? { output: earlier.output, peakBytes: earlier.peakBytes } : null;
+      this.#loop.post({ type: "prepared", job: row.id, reuseKey: key, reuse });
+    } catch (error) {
+      if (this.#closing.signal.aborted) return;
+      // Reuse is a saving, not a duty: the job runs, and says itself what is wrong with its files.
+      log("warn", "identity_unknown", { jobId: row.id, error: toWaverError(error).message });
+      this.#loop.post({ type: "prepared", job: row.id, reuseKey: null, reuse: null });
+    }
+  }
+
+  async #identity(operation: RegisteredOperation, parsed: ParsedBody): Promise<string | null> {
+    const { reads } = operation.declared ?? {};
+    if (reads === undefined) return null;
+    const { store, registry, config } = this.#options;
+    const content: string[] = [];
+    for (const path of reads(parsed.input as never)) content.push(await contentDigest(path, store, this.#closing.signal));
+    const names = new Set(operation.plugin === null ? [] : [operation.plugin]);
+    for (const [slot, { hook }] of Object.entries(operation.slots))
+      for (const pick of [parsed.picks[slot]].flat())
+        if (pick !== null && typeof pick === "object" && "id" in pick) {
+          const provider = registry().provider(hook, String(pick.id));
+          if (provider !== undefined) names.add(provider.plugin);
+        }
+    const plugins = Object.fromEntries(
+      [...names].map((name) => [name, digestOf(registry().loaded.get(name)?.digest ?? "", canonical(config.plugin[name] ?? {}))]),
+    );
+    return reuseKey({ operation: operation.name, body: parsed.body, content, plugins });
+  }
+
+  async #isIntact(operation: RegisteredOperation, output: unknown): Promise<boolean> {
+    const written = operation.declared?.writes?.(output as never) ?? [];
+    for (const each of written) if (!(await this.#options.exists(each))) return false;
+    return true;
+  }
+
+  /** Runs `work` while nothing else runs under this name. */
+  async #alone<T>(name: string, work: () => Promise<T>): Promise<T> {
+    const before = this.#locks.get(name) ?? Promise.resolve();
+    const mine = before.then(work, work);
+    this.#locks.set(name, mine);
+    try {
+      return await mine;
+    } finally {
+      if (this.#locks.get(name) === mine) this.#locks.delete(name);
+    }
+  }
+}
+
+const LETTERS = "0123456789abcdefghijklmnopqrstuvwxyz";
+const newJobId = (): JobId => `job_${Array.from({ length: 16 }, () => LETTERS[randomInt(36)]).join("")}` as JobId;

@@ -1,0 +1,119 @@
+/**
+ * The one place where job state changes: events are taken in order, a batch of them becomes one durable transaction,
+ * and only then is anything done or told to anyone. So what a client was told is on the disk, and many requests at
+ * once share one fsync.
+ */
+import { randomBytes } from "node:crypto";
+import { advance } from "./scheduler.ts";
+import type { Clock, Decision, SchedulerEvent, SchedulerState } from "./state.ts";
+import type { JobStore, Write } from "./store.ts";
+
+/** Progress and log lines wait this long for company: they need no fsync of their own. */
+const LAZY_MS = 200;
+const MAX_BATCH = 256;
+/** How often backoffs and grace periods are looked at. */
+const TICK_MS = 200;
+
+export const clock = (): Clock => ({
+  mono: performance.now(),
+  wall: new Date().toISOString(),
+  token: () => randomBytes(16).toString("hex"),
+  jitter: Math.random,
+});
+
+export class Loop {
+  readonly #state: SchedulerState;
+  readonly #store: JobStore;
+  readonly #perform: (decision: Decision) => void;
+  readonly #fatal: (error: unknown) => void;
+  readonly #ticks: ReturnType<typeof setInterval>;
+  #queue: SchedulerEvent[] = [];
+  #lazy: ReturnType<typeof setTimeout> | null = null;
+  #running: Promise<void> | null = null;
+  #closed = false;
+
+  /** `fatal`: a commit failed. The disk can no longer be trusted, so the daemon must end and recover at its next start. */
+  constructor(state: SchedulerState, store: JobStore, perform: (decision: Decision) => void, fatal: (error: unknown) => void) {
+    this.#state = state;
+    this.#store = store;
+    this.#perform = perform;
+    this.#fatal = fatal;
+    this.#ticks = setInterval(() => {
+      if (state.jobs.size > 0) this.post({ type: "tick" });
+    }, TICK_MS);
+  }
+
+  post(event: SchedulerEvent): void {
+    if (this.#closed) return;
+    if (event.type === "progress" || event.type === "log") return this.#postLazily(event);
+    this.#queue.push(event);
+    this.#run();
+  }
+
+  /** Writes and performs decisions that were made outside (restoring at start). */
+  async carryOut(decisions: readonly Decision[]): Promise<void> {
+    await this.#commit(decisions);
+  }
+
+  /** Resolves when everything posted so far is on the disk and done. */
+  async idle(): Promise<void> {
+    this.#run();
+    while (this.#running !== null) await this.#running;
+  }
+
+  async close(): Promise<void> {
+    clearInterval(this.#ticks);
+    await this.idle();
+    this.#closed = true;
+  }
+
+  #postLazily(event: Extract<SchedulerEvent, { type: "progress" | "log" }>): void {
+    const last = this.#queue.at(-1);
+    // A newer report of the same stage replaces one that nobody has seen yet.
+    if (
+      event.type === "progress" &&
+      last?.type === "progress" &&
+      last.lease.token === event.lease.token &&
+      last.progress.stage === event.progress.stage
+    )
+      this.#queue[this.#queue.length - 1] = event;
+    else this.#queue.push(event);
+    if (this.#queue.length >= MAX_BATCH) this.#run();
+    else
+      this.#lazy ??= setTimeout(() => {
+        this.#lazy = null;
+        this.#run();
+      }, LAZY_MS);
+  }
+
+  #run(): void {
+    this.#running ??= this.#drain().finally(() => {
+      this.#running = null;
+      if (this.#queue.length > 0 && this.#lazy === null) this.#run();
+    });
+  }
+
+  async #drain(): Promise<void> {
+    // Requests that arrived in the same turn of the event loop share the transaction.
+    await new Promise((resolve) => setImmediate(resolve));
+    while (this.#queue.length > 0) {
+      const batch = this.#queue.splice(0, MAX_BATCH);
+      const decisions = batch.flatMap((event) => advance(this.#state, event, clock()));
+      if (!(await this.#commit(decisions))) return;
+    }
+  }
+
+  async #commit(decisions: readonly Decision[]): Promise<boolean> {
+    const writes: Write[] = decisions.flatMap((decision) => (decision.do === "write" ? [decision.write] : []));
+    try {
+      await this.#store.commit(writes);
+    } catch (error) {
+      this.#closed = true;
+      this.#queue = [];
+      this.#fatal(error);
+      return false;
+    }
+    for (const decision of decisions) if (decision.do !== "write") this.#perform(decision);
+    return true;
+  }
+}

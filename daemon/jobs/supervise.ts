@@ -1,0 +1,239 @@
+/**
+ * The processes behind the lanes: one runner for the device, a pool of workers, one worker for each third-party plugin.
+ * Processes start when first needed, come back with growing delays after a death, and are given up after repeated
+ * failed starts, so that a job gets an answer instead of waiting for ever.
+ */
+import { join } from "node:path";
+import { rmSync } from "node:fs";
+import { toWaverError, WaverError } from "../../plugins/errors.ts";
+import type { DaemonLog } from "../log.ts";
+import type { RunnerArguments } from "../runner/protocol.ts";
+import type { Status } from "../wire.ts";
+import { writePidFile } from "./pidfile.ts";
+import { type Exit, type ProcessListener, type ProcessProgram, RunnerProcess } from "./process.ts";
+import type { Lane } from "./state.ts";
+
+export interface FleetOptions {
+  readonly program: ProcessProgram;
+  readonly device: string;
+  readonly workers: number;
+  /** Idle workers above none are let go after this. */
+  readonly keepAliveMs: number;
+  /** <home>/run/processes: what a later daemon reaps. */
+  readonly pidFolder: string;
+  readonly log: DaemonLog;
+  readonly listener: ProcessListener;
+  /** A third-party plugin took its process down too often. */
+  quarantine(plugin: string, reason: string): void;
+}
+
+export const DEVICE_LANE: Lane = "device";
+export const WORKER_LANE: Lane = "worker";
+export const pluginLane = (plugin: string): Lane => `plugin:${plugin}`;
+
+/** Starts in a row that never became ready, after which a lane gives up for a while. */
+const MAX_FAILED_STARTS = 3;
+const GIVE_UP_MS = 30_000;
+const LONGEST_DELAY_MS = 60_000;
+/** A process that lived this long was healthy: its death starts a new count. */
+const HEALTHY_MS = 60_000;
+/** Crashes of a plugin's own process within the window that put it in quarantine (reliability.md P1). */
+const PLUGIN_CRASHES = 3;
+const PLUGIN_WINDOW_MS = 600_000;
+
+/** Processes of one lane and the history of their deaths. */
+class Crew {
+  readonly processes = new Set<RunnerProcess>();
+  restarts = 0;
+  failures = 0;
+  failedStarts = 0;
+  notBefore = 0;
+  crashes: number[] = [];
+  lastStart = 0;
+  lastError: WaverError | null = null;
+}
+
+export class Fleet {
+  readonly #options: FleetOptions;
+  readonly #crews = new Map<Lane, Crew>();
+  readonly #sweep: ReturnType<typeof setInterval>;
+  #stopping = false;
+
+  constructor(options: FleetOptions) {
+    this.#options = options;
+    this.#sweep = setInterval(() => this.#letIdleGo(), 10_000);
+    this.#sweep.unref();
+  }
+
+  /** A ready process for a job of this lane; workers are reserved until `release`. */
+  async acquire(lane: Lane, signal: AbortSignal): Promise<RunnerProcess> {
+    const crew = this.#crew(lane);
+    for (;;) {
+      signal.throwIfAborted();
+      if (this.#stopping) throw new WaverError("daemon_unreachable", "the daemon is stopping");
+      if (crew.lastError !== null && crew.failedStarts >= MAX_FAILED_STARTS) {
+        if (performance.now() < crew.lastStart + GIVE_UP_MS) throw crew.lastError;
+        crew.failedStarts = 0;
+      }
+      const shared = lane !== WORKER_LANE;
+      const free = [...crew.processes].find((each) => !each.isGone && (shared || !each.busy));
+      if (free === undefined && crew.notBefore > performance.now()) {
+        await pause(crew.notBefore - performance.now(), signal);
+        continue;
+      }
+      const chosen = free ?? this.#start(lane, crew);
+      if (!shared) chosen.busy = true;
+      try {
+        await chosen.ready;
+      } catch (error) {
+        // Counted where the exit is seen; the loop decides whether to try again.
+        crew.lastError = toWaverError(error);
+        continue;
+      }
+      return chosen;
+    }
+  }
+
+  release(from: RunnerProcess): void {
+    from.busy = from.jobs.size > 0;
+    from.idleSince = performance.now();
+    if (from.args.role !== "worker" || from.args.plugin !== null || from.busy || from.calls.size > 0) return;
+    const idle = [...this.#crew(WORKER_LANE).processes].filter((each) => !each.busy && !each.isGone);
+    if (idle.length > this.#options.workers) from.stop();
+  }
+
+  /** A process for a call of a portable provider: calls share processes with jobs, so they can never wait in a circle. */
+  async forCall(lane: Lane, signal: AbortSignal): Promise<RunnerProcess> {
+    if (lane !== WORKER_LANE) return this.acquire(lane, signal);
+    const crew = this.#crew(lane);
+    const alive = [...crew.processes].filter((each) => !each.isGone);
+    const least = alive.sort((a, b) => load(a) - load(b))[0];
+    if (least !== undefined && (load(least) === 0 || alive.length >= this.#options.workers * 2)) {
+      await least.ready;
+      return least;
+    }
+    const made = await this.acquire(lane, signal);
+    made.busy = made.jobs.size > 0;
+    return made;
+  }
+
+  /** A job of this lane went well: earlier deaths are forgotten. */
+  healthy(from: RunnerProcess): void {
+    const crew = this.#crew(laneOf(from.args));
+    crew.failures = 0;
+  }
+
+  status(): Pick<Status, "runners" | "workers"> {
+    const crew = this.#crew(DEVICE_LANE);
+    const runner = [...crew.processes].find((each) => !each.isGone);
+    const workers = [...this.#crews].flatMap(([lane, each]) => (lane === DEVICE_LANE ? [] : [...each.processes]));
+    return {
+      runners: [
+        {
+          device: this.#options.device,
+          pid: runner?.pid ?? null,
+          state: runnerState(crew, runner),
+          restarts: crew.restarts,
+          rssBytes: runner?.rssBytes ?? 0,
+          resident: runner?.resident ?? [],
+          job: runner === undefined ? null : ([...runner.jobs.keys()][0] ?? null),
+        },
+      ],
+      workers: { size: this.#options.workers, busy: workers.filter((each) => each.busy || each.jobs.size > 0).length },
+    };
+  }
+
+  processes(): RunnerProcess[] {
+    return [...this.#crews.values()].flatMap((crew) => [...crew.processes]).filter((each) => !each.isGone);
+  }
+
+  /** Ends every process: politely, and after the grace period by force. */
+  async stop(graceMs: number): Promise<void> {
+    this.#stopping = true;
+    clearInterval(this.#sweep);
+    const all = this.processes();
+    for (const each of all) each.stop();
+    const gone = Promise.all(all.map((each) => each.exited));
+    await Promise.race([gone, Bun.sleep(graceMs)]);
+    for (const each of all) each.kill("the daemon stopped");
+    await gone;
+  }
+
+  /** Replaces processes that run an older set of plugins: each ends when its work does. */
+  retire(): void {
+    for (const each of this.processes()) if (each.jobs.size === 0 && each.calls.size === 0) each.stop();
+  }
+
+  #start(lane: Lane, crew: Crew): RunnerProcess {
+    const { program, log, device, pidFolder, listener } = this.#options;
+    const plugin = lane.startsWith("plugin:") ? lane.slice("plugin:".length) : null;
+    const role = lane === DEVICE_LANE ? "device" : "worker";
+    const args: RunnerArguments = { role, device: role === "device" ? device : "cpu", plugin, without: [] };
+    if (crew.lastStart > 0 && crew.failures > 0) crew.restarts += 1;
+    crew.lastStart = performance.now();
+    const made = new RunnerProcess(program, args, { message: listener.message, gone: (from, exit) => this.#gone(lane, crew, from, exit) }, log);
+    crew.processes.add(made);
+    writePidFile(join(pidFolder, `${made.pid}.json`), made.pid);
+    log("info", "process_started", { pid: made.pid, lane });
+    return made;
+  }
+
+  #gone(lane: Lane, crew: Crew, from: RunnerProcess, exit: Exit): void {
+    const { log, pidFolder, listener } = this.#options;
+    crew.processes.delete(from);
+    rmSync(join(pidFolder, `${from.pid}.json`), { force: true });
+    log(exit.expected ? "info" : "error", "process_ended", { pid: from.pid, lane, reason: exit.reason, jobs: [...from.jobs.keys()] });
+    if (exit.wasReady) crew.failedStarts = 0;
+    if (!exit.expected) {
+      const now = performance.now();
+      crew.failures = now - crew.lastStart > HEALTHY_MS ? 1 : crew.failures + 1;
+      if (!exit.wasReady) crew.failedStarts += 1;
+      const delay = Math.min(LONGEST_DELAY_MS, 1_000 * 2 ** (crew.failures - 1));
+      // A pool goes on with its other processes; only a lane with none left has to wait.
+      crew.notBefore = now + delay * (1 + 0.25 * Math.random());
+      if (from.args.plugin !== null) this.#countCrash(crew, from.args.plugin, exit.reason, now);
+    }
+    listener.gone(from, exit);
+  }
+
+  #countCrash(crew: Crew, plugin: string, reason: string, now: number): void {
+    crew.crashes = [...crew.crashes.filter((at) => now - at < PLUGIN_WINDOW_MS), now];
+    if (crew.crashes.length >= PLUGIN_CRASHES)
+      this.#options.quarantine(plugin, `its process ended ${crew.crashes.length} times within 10 minutes, last by ${reason}`);
+  }
+
+  #letIdleGo(): void {
+    const now = performance.now();
+    for (const each of this.processes())
+      if (each.args.role === "worker" && load(each) === 0 && !each.busy && now - each.idleSince > this.#options.keepAliveMs) each.stop();
+  }
+
+  #crew(lane: Lane): Crew {
+    const known = this.#crews.get(lane);
+    if (known !== undefined) return known;
+    const made = new Crew();
+    this.#crews.set(lane, made);
+    return made;
+  }
+}
+
+const load = (each: RunnerProcess): number => each.jobs.size + each.calls.size + (each.busy ? 1 : 0);
+
+const laneOf = (args: RunnerArguments): Lane =>
+  args.role === "device" ? DEVICE_LANE : args.plugin === null ? WORKER_LANE : pluginLane(args.plugin);
+
+function runnerState(crew: Crew, runner: RunnerProcess | undefined): Status["runners"][number]["state"] {
+  if (runner !== undefined) return !runner.isReady ? "starting" : runner.jobs.size > 0 ? "busy" : "idle";
+  if (crew.failedStarts >= MAX_FAILED_STARTS) return "broken";
+  return crew.notBefore > performance.now() ? "restarting" : "stopped";
+}
+
+function pause(ms: number, signal: AbortSignal): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, ms);
+  signal.addEventListener("abort", () => {
+    clearTimeout(timer);
+    reject(signal.reason);
+  }, { once: true });
+  return promise;
+}

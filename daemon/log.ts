@@ -1,0 +1,41 @@
+/** The daemon's log: one JSON object a line in <home>/log/daemon.log, rotated by size. Details of failures live here and only here. */
+import { appendFileSync, existsSync, mkdirSync, renameSync, statSync } from "node:fs";
+import { dirname } from "node:path";
+
+export type Level = "info" | "warn" | "error";
+
+export interface DaemonLog {
+  (level: Level, event: string, fields?: Readonly<Record<string, unknown>>): void;
+}
+
+const MAX_BYTES = 8 << 20;
+const KEPT = 4;
+/** A line longer than this says nothing more. */
+const MAX_LINE = 16_384;
+
+export function openLog(file: string): DaemonLog {
+  mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
+  let bytes = existsSync(file) ? statSync(file).size : 0;
+  return (level, event, fields = {}) => {
+    const line = `${JSON.stringify({ time: new Date().toISOString(), level, event, ...fields }, plain).slice(0, MAX_LINE)}\n`;
+    if (bytes + line.length > MAX_BYTES) {
+      rotate(file);
+      bytes = 0;
+    }
+    bytes += Buffer.byteLength(line);
+    appendFileSync(file, line, { mode: 0o600 });
+  };
+}
+
+function rotate(file: string): void {
+  for (let n = KEPT - 1; n >= 1; n -= 1) if (existsSync(`${file}.${n}`)) renameSync(`${file}.${n}`, `${file}.${n + 1}`);
+  if (existsSync(file)) renameSync(file, `${file}.1`);
+}
+
+/** Errors as data, with cause: `JSON.stringify(new Error())` is `{}`. */
+const plain = (_: string, value: unknown): unknown =>
+  value instanceof Error
+    ? { name: value.name, message: value.message, ...("code" in value ? { code: value.code } : {}), stack: value.stack, cause: value.cause }
+    : typeof value === "bigint"
+      ? value.toString()
+      : value;
