@@ -5,8 +5,11 @@ import { checkPlugin, shapeOf } from "../plugins/check.ts";
 import { importForeign } from "../plugins/host.ts";
 import type { LoadedPlugin, RegisteredOperation, RegisteredProvider, Registry } from "../plugins/registry.ts";
 
-/** What kind of process this is. `inline` runs everything itself: tests, and single operations without a daemon. */
-export type Role = "device" | "worker" | "inline";
+/**
+ * What kind of process this is. `daemon`: operations that run in the daemon itself, with the store beside them and no
+ * third party's code. `inline` runs everything itself: tests, and single operations without a daemon.
+ */
+export type Role = "device" | "worker" | "daemon" | "inline";
 
 export interface CodeOptions {
   readonly role: Role;
@@ -36,6 +39,7 @@ export class PluginCode implements AsyncDisposable {
     const { role, plugin } = this.#options;
     if (role === "inline") return true;
     if (role === "device") return place.role === "device" || !hooks[hook].portable;
+    if (role === "daemon") return place.role === "worker" && place.plugin === null && !hooks[hook].portable;
     if (place.role !== "worker" || (place.plugin !== null && place.plugin !== plugin)) return false;
     // A process of a third party shares nothing with the pool but what it cannot do without.
     return plugin === null || place.plugin === plugin || !hooks[hook].portable;
@@ -83,7 +87,7 @@ export class PluginCode implements AsyncDisposable {
 
   async #import(loaded: LoadedPlugin): Promise<Plugin> {
     const { role, plugin } = this.#options;
-    if (role === "worker" && plugin !== loaded.name) throw new WaverError("internal", `the plugin ${loaded.name} was asked of a process that must not import it`);
+    if (role === "daemon" || (role === "worker" && plugin !== loaded.name)) throw new WaverError("internal", `the plugin ${loaded.name} was asked of a process that must not import it`);
     return checkPlugin(await importForeign(loaded.entry, loaded.digest));
   }
 

@@ -4,6 +4,7 @@ import {
   type AnyProvider, type Context, type HookName, hooks, type In, type JobOutput, type Log, type Media, type Out, type Store, type Traits,
   type Used, WaverError,
 } from "../../plugins/index.ts";
+import type { Daemon } from "../operations/context.ts";
 import { textDigest } from "../plugins/digest.ts";
 import { didYouMean } from "../plugins/nearest.ts";
 import type { RegisteredProvider, Registry } from "../plugins/registry.ts";
@@ -30,6 +31,8 @@ export interface Host {
   refresh(): Promise<Registry>;
   media(signal: AbortSignal): Media;
   store(): Store;
+  /** Set for role `daemon` (and `inline`, which plays all roles). */
+  readonly daemon: Daemon | null;
 }
 
 /** What one job, or one call for another process, has of its own. */
@@ -105,6 +108,10 @@ class JobContext implements Context {
     return this.#parts.host.store();
   }
 
+  get daemon(): Daemon | undefined {
+    return this.#parts.host.daemon ?? undefined;
+  }
+
   readonly log: Log = (event, fields = {}) => {
     const { level, ...rest } = fields;
     const { culprit, work } = this.#parts;
@@ -143,7 +150,7 @@ class JobContext implements Context {
     const found = await this.#find(hook, id);
     if (host.code.isLocal(found)) return this.#useHere(hook, found, options);
     if (!hooks[hook].portable)
-      throw new WaverError("needs_unmet", `${id} of ${hook} runs on the device and its value cannot leave it; this job runs in a worker`, {
+      throw new WaverError("needs_unmet", `${id} of ${hook} runs on the device and its value cannot leave it; this job runs elsewhere`, {
         hint: "an operation that uses it must run on the device",
       });
     return this.#useElsewhere(hook, found, options);

@@ -23,7 +23,7 @@ export interface InlineOptions {
 }
 
 export interface Inline extends AsyncDisposable {
-  readonly registry: Registry;
+  registry(): Registry;
   run(operation: string, body: Readonly<Record<string, unknown>>): Promise<JobOutput>;
 }
 
@@ -31,10 +31,11 @@ export interface Inline extends AsyncDisposable {
 export async function openInline(options: InlineOptions): Promise<Inline> {
   const signal = options.signal ?? new AbortController().signal;
   const load = (): Promise<Registry> => loadRegistry({ config: options.config, signal });
-  const registry = await load();
+  let registry = await load();
+  const reload = async (): Promise<Registry> => (registry = await load());
   const nobody = (): Promise<never> => Promise.reject(new WaverError("internal", "an inline runner has nobody to ask"));
   const link: Link = { send: () => undefined, use: nobody, submit: nobody };
-  const runner = new Runner({ role: "inline", device: options.config.device, plugin: null, config: options.config, registry, link, reload: load });
+  const runner = new Runner({ role: "inline", device: options.config.device, plugin: null, config: options.config, registry, link, reload, daemon: { config: options.config, registry: () => registry, reload } });
   const root = options.workDir ?? join(options.config.home, "inline");
 
   async function run(operation: string, body: Readonly<Record<string, unknown>>, until: AbortSignal): Promise<JobOutput> {
@@ -52,7 +53,7 @@ export async function openInline(options: InlineOptions): Promise<Inline> {
     return { jobId: `inline-${id}`, reused: false, output, seconds: (performance.now() - start) / 1000, peakBytes: peakBytes() };
   }
 
-  return { registry, run: (operation, body) => run(operation, body, signal), [Symbol.asyncDispose]: () => runner[Symbol.asyncDispose]() };
+  return { registry: () => registry, run: (operation, body) => run(operation, body, signal), [Symbol.asyncDispose]: () => runner[Symbol.asyncDispose]() };
 }
 
 if (import.meta.main) {
@@ -65,6 +66,6 @@ if (import.meta.main) {
     onProgress: ({ stage, done, total, rate }, name) => process.stderr.write(`${name} ${stage} ${done}/${total}${rate === undefined ? "" : ` ${rate.toFixed(2)}/s`}\n`),
     onLog: (event, fields) => process.stderr.write(`${event} ${JSON.stringify(fields)}\n`),
   });
-  for (const warning of inline.registry.warnings) process.stderr.write(`${warning}\n`);
+  for (const warning of inline.registry().warnings) process.stderr.write(`${warning}\n`);
   process.stdout.write(`${JSON.stringify(await inline.run(operation, JSON.parse(body) as Record<string, unknown>), null, 2)}\n`);
 }

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { type ErrorBody, type HookName, hooks, type Media, type Store, type FrameView, toWaverError, WaverError } from "../../plugins/index.ts";
 import type { Config } from "../config.ts";
 import { createMedia } from "../media/index.ts";
+import type { Daemon } from "../operations/context.ts";
 import type { RegisteredOperation, Registry } from "../plugins/registry.ts";
 import type { JobId, Progress } from "../wire.ts";
 import { PluginCode, type Role } from "./code.ts";
@@ -24,6 +25,8 @@ export interface RunnerOptions {
   readonly link: Link;
   /** Loads the registry again. */
   readonly reload: () => Promise<Registry>;
+  /** For operations that run in the daemon: `execute` is all that is used of such a runner. */
+  readonly daemon?: Daemon;
 }
 
 type Run = Extract<ToRunner, { type: "run" }>;
@@ -54,10 +57,11 @@ export class Runner implements AsyncDisposable {
       device,
       code: this.#code,
       residency: this.#residency,
-      registry: () => this.#registry,
+      registry: () => this.#current(),
       refresh: async () => (this.#registry = await options.reload()),
       media: (signal): Media => createMedia({ config: { ...config.media, cache: config.cache }, signal }),
       store: () => store,
+      daemon: options.daemon ?? null,
     };
   }
 
@@ -98,7 +102,7 @@ export class Runner implements AsyncDisposable {
         const name = await this.#callable(hook, id);
         await prepareWorkDir(workDir);
         const provider = await ctx.use(name, id, options);
-        const view = this.#registry.provider(name, id)?.traits["view"] as FrameView | null | undefined;
+        const view = this.#current().provider(name, id)?.traits["view"] as FrameView | null | undefined;
         const local = takesFrames(name) ? fromFacts(input, view ?? null, ctx.media, abort.signal) : input;
         const output = await provider(local as never);
         this.#options.link.send({ type: "called", call, output });
@@ -126,7 +130,7 @@ export class Runner implements AsyncDisposable {
   /** One operation from body to output, in a context of its own. */
   async execute(operation: string, body: Readonly<Record<string, unknown>>, work: Work): Promise<unknown> {
     const found = await this.#operation(operation);
-    const declared = await this.#code.operation(this.#registry, found);
+    const declared = await this.#code.operation(this.#current(), found);
     const { input, picks } = found.parse(body);
     await prepareWorkDir(work.workDir);
     const { ctx, close } = openContext(this.#host, work);
@@ -152,8 +156,13 @@ export class Runner implements AsyncDisposable {
     this.#life.abort(stopped);
   }
 
+  /** In the daemon the registry may be replaced under us. */
+  #current(): Registry {
+    return this.#options.daemon?.registry() ?? this.#registry;
+  }
+
   async #operation(name: string): Promise<RegisteredOperation> {
-    const found = this.#registry.operations.get(name) ?? (await this.#host.refresh()).operations.get(name);
+    const found = this.#current().operations.get(name) ?? (await this.#host.refresh()).operations.get(name);
     if (found === undefined) throw new WaverError("unknown_operation", `there is no operation ${name}`);
     return found;
   }
@@ -162,7 +171,7 @@ export class Runner implements AsyncDisposable {
   async #callable(hook: string, id: string): Promise<HookName> {
     if (!(hook in hooks)) throw new WaverError("no_provider", `there is no hook ${hook}`);
     const name = hook as HookName;
-    const found = this.#registry.provider(name, id) ?? (await this.#host.refresh()).provider(name, id);
+    const found = this.#current().provider(name, id) ?? (await this.#host.refresh()).provider(name, id);
     if (found !== undefined && !this.#code.isLocal(found)) throw new WaverError("internal", `${id} of ${hook} was called in a process that must not run it`);
     return name;
   }
