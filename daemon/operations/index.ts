@@ -5,7 +5,7 @@
 import { readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
 import type { AnyOperation } from "../../plugins/index.ts";
-import { isOperation } from "../plugins/check.ts";
+import { isOperation } from "../../plugins/check.ts";
 
 /** All core operations by name, and one sentence for each file that could not be imported. */
 export async function coreOperations(): Promise<{ operations: Map<string, AnyOperation>; problems: string[] }> {

@@ -1,12 +1,13 @@
 /** Assembles the registry: core operations, then plugins in their order, frozen. */
 import { version as hostVersion } from "../../package.json";
+import { jsonSchemaOf } from "../../plugins/check.ts";
 import { HOOK_API, type HookName, WaverError } from "../../plugins/index.ts";
 import { coreOperations } from "../operations/index.ts";
 import { type OperationDoc, type OperationsDoc, type PluginDoc, type ProviderDoc, WIRE_VERSION } from "../wire.ts";
 import { textDigest } from "./digest.ts";
 import { type Climbed, loadPlugins } from "./load.ts";
 import type { LoadRegistryOptions, Place, RegisteredOperation, RegisteredProvider, Registry } from "./registry.ts";
-import { bodySchema, type BodyParts, jsonSchemaOf, parseBody, schemaFromJson, slotDefault } from "./schema.ts";
+import { bodySchema, type BodyParts, parseBody, schemaFromJson, slotDefault } from "./schema.ts";
 
 export async function buildRegistry(options: LoadRegistryOptions): Promise<Registry> {
   const { climbed, refused } = await loadPlugins(options);

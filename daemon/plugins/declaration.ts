@@ -1,7 +1,7 @@
 /** A plugin's declaration as data: what is left of it when its code must not be imported. */
 import { z } from "zod";
+import { jsonSchemaOf } from "../../plugins/check.ts";
 import { type HookName, hooks, type Plugin } from "../../plugins/index.ts";
-import { jsonSchemaOf } from "./schema.ts";
 
 const Bag = z.record(z.string(), z.unknown());
 const hookName = z.enum(Object.keys(hooks) as [HookName, ...HookName[]]);

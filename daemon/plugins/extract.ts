@@ -3,7 +3,7 @@
  * `bun --no-install extract.ts ENTRY DIGEST OUTPUT`. Plugins may print, hang or exit here; nobody listens.
  */
 import { rename, writeFile } from "node:fs/promises";
-import { checkPlugin, outcomeOf } from "./check.ts";
+import { checkPlugin, outcomeOf } from "../../plugins/check.ts";
 import { declare } from "./declaration.ts";
 import { importForeign } from "./host.ts";
 

@@ -5,9 +5,9 @@
 import { mkdir, readFile, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
+import { checkApi, checkPlugin, outcomeOf } from "../../plugins/check.ts";
 import { ERROR_CODES, type ErrorCode, type Plugin, WaverError } from "../../plugins/index.ts";
 import type { Config } from "../config.ts";
-import { checkApi, checkPlugin, outcomeOf } from "./check.ts";
 import { Declaration, declare } from "./declaration.ts";
 import { folderDigest } from "./digest.ts";
 import { discover, type Found, isPath, type Refused } from "./discover.ts";

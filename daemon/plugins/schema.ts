@@ -21,12 +21,6 @@ export interface BodyParts {
 
 type Bag = Record<string, unknown>;
 
-/** JSON Schema without the dialect line. Values that JSON cannot say (tensors, streams) are left open. */
-export function jsonSchemaOf(schema: z.ZodType, io: "input" | "output"): Record<string, unknown> {
-  const { $schema: _, ...json } = z.toJSONSchema(schema, { io, unrepresentable: "any" }) as Record<string, unknown>;
-  return json;
-}
-
 /** A third party's options or input from its JSON Schema; what the schema cannot be made from is left open here and checked where the code runs. */
 export function schemaFromJson(json: Readonly<Record<string, unknown>>): z.ZodObject {
   let made: z.ZodType;

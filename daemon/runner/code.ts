@@ -1,7 +1,7 @@
 /** The plugins' code in this process: what may be imported here, imported once, set up once, disposed in reverse. */
 import { type AnyOperation, type AnyProvider, hooks, type Plugin, WaverError } from "../../plugins/index.ts";
 import type { Config } from "../config.ts";
-import { checkPlugin, shapeOf } from "../plugins/check.ts";
+import { checkPlugin, shapeOf } from "../../plugins/check.ts";
 import { importForeign } from "../plugins/host.ts";
 import type { LoadedPlugin, RegisteredOperation, RegisteredProvider, Registry } from "../plugins/registry.ts";
 

@@ -3,7 +3,9 @@
  * a third party may carry its own copy of zod.
  */
 import { z } from "zod";
-import { type ErrorCode, HOOK_API, type HookName, hooks, type Plugin, WaverError } from "../../plugins/index.ts";
+import type { Plugin } from "./define.ts";
+import { type ErrorCode, WaverError } from "./errors.ts";
+import { HOOK_API, type HookName, hooks } from "./hooks.ts";
 
 const Name = z.string().regex(/^[a-z0-9][a-z0-9._-]*$/, "lower-case letters, digits, - . and _");
 const PluginName = z.string().regex(/^(@[a-z0-9][a-z0-9._-]*\/)?[a-z0-9][a-z0-9._-]*$/, "a package name");
@@ -108,6 +110,12 @@ export function checkApi(range: string): void {
     throw new WaverError("plugin_incompatible", `it was written for hook API ${range}; this host has ${HOOK_API}`, {
       hint: "install a version of the plugin for this host, or the host it was written for",
     });
+}
+
+/** JSON Schema without the dialect line. Values that JSON cannot say (tensors, streams) are left open. */
+export function jsonSchemaOf(schema: z.ZodType, io: "input" | "output"): Record<string, unknown> {
+  const { $schema: _, ...json } = z.toJSONSchema(schema, { io, unrepresentable: "any" }) as Record<string, unknown>;
+  return json;
 }
 
 /** Fields of an object schema, of whichever copy of zod. */
