@@ -1,0 +1,77 @@
+/**
+ * Which flow times a training step looks at (Waver 4.3, Noise scheduling; after SD3, Esser et al. 2024).
+ *
+ * t = 1 is pure noise. "Lognorm(0.5, 1)" of the paper is the logit-normal of Eq. 1; Mode(1.29) is Eq. 2. The sigma shift
+ * of Table 2 comes after either. All arithmetic is float64.
+ */
+import { z } from "zod";
+
+export const Timesteps = z.discriminatedUnion("kind", [
+  z.strictObject({ kind: z.literal("logit-normal"), mean: z.number().default(0.5), std: z.number().positive().default(1) }),
+  z.strictObject({ kind: z.literal("mode"), scale: z.number().min(-1).max(2 / (Math.PI - 2)).default(1.29) }),
+  z.strictObject({ kind: z.literal("uniform") }),
+]);
+export type Timesteps = z.output<typeof Timesteps>;
+
+/** u in (0, 1) -> t, the distribution's quantile (mode sampling falls with u). */
+export function timestep(u: number, distribution: Timesteps): number {
+  switch (distribution.kind) {
+    case "logit-normal":
+      return logitNormal(normalQuantile(u), distribution.mean, distribution.std);
+    case "mode":
+      return mode(u, distribution.scale);
+    case "uniform":
+      return u;
+  }
+}
+
+/** t' = s t / (1 + (s - 1) t): the larger the shift, the more noise. Grows with resolution (Waver 4.1, Table 2). */
+export const shiftTime = (t: number, shift: number): number => (shift * t) / (1 + (shift - 1) * t);
+
+/** A standard normal z -> t, whose logit is normal with the given mean and deviation (Eq. 1). */
+export const logitNormal = (z: number, mean: number, std: number): number => 1 / (1 + Math.exp(-(mean + std * z)));
+
+/** Waver Eq. 1; 0 at both ends. */
+export function logitNormalDensity(t: number, mean: number, std: number): number {
+  if (t <= 0 || t >= 1) return 0;
+  const logit = Math.log(t / (1 - t));
+  return Math.exp(-((logit - mean) ** 2) / (2 * std * std)) / (std * Math.sqrt(2 * Math.PI) * t * (1 - t));
+}
+
+/** Waver Eq. 2: falls from 1 at u = 0 to 0 at u = 1. */
+export const mode = (u: number, scale: number): number => 1 - u - scale * (Math.cos((Math.PI / 2) * u) ** 2 - 1 + u);
+
+const modeSlope = (u: number, scale: number): number => -1 - scale + scale * (Math.PI / 2) * Math.sin(Math.PI * u);
+
+/** Density of mode sampling: 1 / |f'(u)| where f(u) = t. f is monotone for every scale that `Timesteps` allows. */
+export function modeDensity(t: number, scale: number): number {
+  let [low, high] = [0, 1];
+  for (let i = 0; i < 64; i++) {
+    const middle = (low + high) / 2;
+    if (mode(middle, scale) > t) low = middle;
+    else high = middle;
+  }
+  return 1 / Math.abs(modeSlope((low + high) / 2, scale));
+}
+
+/** Inverse of the standard normal distribution function: Wichura 1988, AS 241 PPND16, about 1e-16 relative. */
+export function normalQuantile(p: number): number {
+  const q = p - 0.5;
+  if (Math.abs(q) <= 0.425) {
+    const r = 0.180625 - q * q;
+    return (q * horner(CENTRAL, r)) / horner(CENTRAL_BELOW, r);
+  }
+  const r = Math.sqrt(-Math.log(q < 0 ? p : 1 - p));
+  const x = r <= 5 ? horner(MIDDLE, r - 1.6) / horner(MIDDLE_BELOW, r - 1.6) : horner(TAIL, r - 5) / horner(TAIL_BELOW, r - 5);
+  return q < 0 ? -x : x;
+}
+
+const horner = (coefficients: readonly number[], x: number): number => coefficients.reduceRight((sum, c) => sum * x + c, 0);
+
+// Coefficients of AS 241, lowest power first.
+const CENTRAL = [3.387132872796366608, 133.14166789178437745, 1971.5909503065514427, 13731.693765509461125, 45921.953931549871457, 67265.770927008700853, 33430.575583588128105, 2509.0809287301226727];
+const CENTRAL_BELOW = [1, 42.313330701600911252, 687.1870074920579083, 5394.1960214247511077, 21213.794301586595867, 39307.89580009271061, 28729.085735721942674, 5226.495278852545925];
+const MIDDLE = [1.42343711074968357734, 4.6303378461565452959, 5.7694972214606914055, 3.64784832476320460504, 1.27045825245236838258, 0.24178072517745061177, 0.0227238449892691845833, 7.7454501427834140764e-4];
+const MIDDLE_BELOW = [1, 2.05319162663775882187, 1.6763848301838038494, 0.68976733498510000455, 0.14810397642748007459, 0.0151986665636164571966, 5.475938084995344946e-4, 1.05075007164441684324e-9];
+const TAIL = [6.6579046435011037772, 5.4637849111641143699, 1.7848265399172913358, 0.29656057182850489123, 0.026532189526576123093, 0.0012426609473880784386, 2.71155556874348757815e-5, 2.01033439929228813265e-7];
+const TAIL_BELOW = [1, 0.59983220655588793769, 0.13692988092273580531, 0.0148753612908506148525, 7.868691311456132591e-4, 1.8463183175100546818e-5, 1.4215117583164458887e-7, 2.04426310338993978564e-15];

@@ -1,0 +1,229 @@
+/**
+ * The parts of the Waver network (Waver 2.1; what the paper leaves open is fixed in README.md).
+ *
+ * Axes: B batch, L tokens (Lt text, Lv video), D width, h heads, d head dim. video [B Lv D], text [B Lt D], vec [B D].
+ * Children are named as the checkpoint's keys.
+ */
+import { applyRopeInterleaved, cat, layerNorm, Linear, Module, RMSNorm, scaledDotProductAttention, type Tensor, tensor, zerosInit } from "../../native/index.ts";
+import { MLP_RATIO, TIME_FEATURES, type WaverParams } from "./params.ts";
+import type { LayerKind, WindowGroup } from "./windows.ts";
+
+/** Every norm of the network. */
+const EPS = 1e-6;
+
+/** What all blocks share in one forward. */
+export interface Shared {
+  /** [B D] */
+  readonly vec: Tensor;
+  /** cos and sin [Lt + Lv, d / 2]; text rows are the identity. */
+  readonly rope: { readonly cos: Tensor; readonly sin: Tensor };
+  readonly numText: number;
+  /** Keys that are real tokens, bool [B 1 1 Lt + Lv]; null when all are. */
+  readonly mask: Tensor | null;
+  /** Windows of the layer kinds that have them; token numbers int64. */
+  readonly windows: Readonly<Partial<Record<LayerKind, readonly (WindowGroup & { readonly index: Tensor })[]>>>;
+}
+
+interface Modulation {
+  readonly shift: Tensor;
+  readonly scale: Tensor;
+  readonly gate: Tensor;
+}
+
+/** Modulations start at zero, so that a fresh block is the identity (adaLN-Zero, Peebles and Xie 2023). */
+const modulationOf = (D: number, n: number): Linear => new Linear(D, n * D, { init: zerosInit, biasInit: zerosInit });
+
+/** SiLU(vec) [B D] -> n modulations of [B 1 D], each shift, scale, gate. */
+function modulations(mod: Linear, vec: Tensor, n: number): Modulation[] {
+  const parts = mod.forward(vec.silu()).unsqueeze(1).chunk(3 * n, -1) as Tensor[];
+  return Array.from({ length: n }, (_, i) => ({ shift: parts[3 * i]!, scale: parts[3 * i + 1]!, gate: parts[3 * i + 2]! }));
+}
+
+/** LayerNorm without affine, then x (1 + scale) + shift. */
+function modulate(x: Tensor, { shift, scale }: { shift: Tensor; scale: Tensor }): Tensor {
+  return shift.addcmul(layerNorm(x, [x.size(-1)], null, null, EPS), scale.add(1));
+}
+
+/** q, k, v [B L h d] of joint tokens -> [B L D]. Each text token attends to everything, a video token to its window and all text. */
+export function attention(q: Tensor, k: Tensor, v: Tensor, kind: LayerKind, { numText, mask, windows }: Pick<Shared, "numText" | "mask" | "windows">): Tensor {
+  const attend = (q: Tensor, k: Tensor, v: Tensor, mask: Tensor | null): Tensor =>
+    scaledDotProductAttention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), { mask }).transpose(1, 2);
+  const groups = windows[kind];
+  if (groups === undefined) return attend(q, k, v, mask).flatten(2);
+
+  const [B, L, heads, d] = q.shape as [number, number, number, number];
+  const video = (x: Tensor): Tensor => x.narrow(1, numText, L - numText);
+  let out = video(q).mul(0);
+  for (const { index, numWindows: n, length } of groups) {
+    // [B Lv h d] -> [B*n length h d], and with the text of the sample in front of every window
+    const inWindows = (x: Tensor): Tensor => video(x).indexSelect(1, index).reshape([B * n, length, heads, d]);
+    const withText = (x: Tensor): Tensor => cat([x.narrow(1, 0, numText).unsqueeze(1).expand([B, n, numText, heads, d]).reshape([B * n, numText, heads, d]), inWindows(x)], 1);
+    const windowMask = mask?.narrow(-1, 0, numText + length).repeatInterleave(n, 0) ?? null;
+    out = out.indexAdd(1, index, attend(inWindows(q), withText(k), withText(v), windowMask).reshape([B, n * length, heads, d]));
+  }
+  return cat([attend(q.narrow(1, 0, numText), k, v, mask), out], 1).flatten(2);
+}
+
+/** q and k normalised a head at a time: [B L h d]. */
+abstract class Heads extends Module {
+  readonly q_norm: RMSNorm;
+  readonly k_norm: RMSNorm;
+  protected readonly heads: readonly [number, number];
+
+  constructor({ num_heads, head_dim }: WaverParams) {
+    super();
+    this.q_norm = new RMSNorm(head_dim, { eps: EPS });
+    this.k_norm = new RMSNorm(head_dim, { eps: EPS });
+    this.heads = [num_heads, head_dim];
+  }
+
+  /** [B L 3D] -> q, k, v [B L h d] */
+  protected split(qkv: Tensor): [Tensor, Tensor, Tensor] {
+    const [q, k, v] = qkv.unflatten(-1, [3, ...this.heads]).unbind(2) as [Tensor, Tensor, Tensor];
+    return [this.q_norm.forward(q), this.k_norm.forward(k), v];
+  }
+}
+
+export class Mlp extends Module {
+  readonly fc1: Linear;
+  readonly fc2: Linear;
+
+  constructor(from: number, hidden: number, to: number, readonly activation: (x: Tensor) => Tensor) {
+    super();
+    this.fc1 = new Linear(from, hidden);
+    this.fc2 = new Linear(hidden, to);
+  }
+
+  forward(x: Tensor): Tensor {
+    return this.fc2.forward(this.activation(this.fc1.forward(x)));
+  }
+}
+
+const gelu = (x: Tensor): Tensor => x.gelu("tanh");
+const silu = (x: Tensor): Tensor => x.silu();
+
+/** One modality's own half of a dual-stream block. */
+class Stream extends Heads {
+  readonly mod: Linear;
+  readonly qkv: Linear;
+  readonly proj: Linear;
+  readonly mlp: Mlp;
+
+  constructor(p: WaverParams) {
+    super(p);
+    const D = p.num_heads * p.head_dim;
+    this.mod = modulationOf(D, 6);
+    this.qkv = new Linear(D, 3 * D);
+    this.proj = new Linear(D, D);
+    this.mlp = new Mlp(D, MLP_RATIO * D, D, gelu);
+  }
+
+  before(x: Tensor, mod: Modulation): [Tensor, Tensor, Tensor] {
+    return this.split(this.qkv.forward(modulate(x, mod)));
+  }
+
+  after(x: Tensor, attended: Tensor, [first, second]: readonly [Modulation, Modulation]): Tensor {
+    x = x.addcmul(first.gate, this.proj.forward(attended));
+    return x.addcmul(second.gate, this.mlp.forward(modulate(x, second)));
+  }
+
+  modulations(vec: Tensor): readonly [Modulation, Modulation] {
+    return modulations(this.mod, vec, 2) as [Modulation, Modulation];
+  }
+}
+
+/** Video and text with parameters of their own, merged only in the attention (Waver 2.1, Hybrid Stream Structure). */
+export class DualBlock extends Module {
+  readonly video: Stream;
+  readonly text: Stream;
+
+  constructor(p: WaverParams) {
+    super();
+    this.video = new Stream(p);
+    this.text = new Stream(p);
+  }
+
+  forward(video: Tensor, text: Tensor, kind: LayerKind, shared: Shared): [video: Tensor, text: Tensor] {
+    const modVideo = this.video.modulations(shared.vec);
+    const modText = this.text.modulations(shared.vec);
+    const ofVideo = this.video.before(video, modVideo[0]);
+    const ofText = this.text.before(text, modText[0]);
+    const [q, k, v] = ofText.map((each, i) => cat([each, ofVideo[i]!], 1)) as [Tensor, Tensor, Tensor];
+    const { cos, sin } = shared.rope;
+    const attended = attention(applyRopeInterleaved(q, cos, sin), applyRopeInterleaved(k, cos, sin), v, kind, shared);
+    const [attText, attVideo] = attended.split([text.size(1), video.size(1)], 1) as [Tensor, Tensor];
+    return [this.video.after(video, attVideo, modVideo), this.text.after(text, attText, modText)];
+  }
+}
+
+/** [text, video] as one sequence; attention and MLP side by side between two wide linears. */
+export class SingleBlock extends Heads {
+  readonly mod: Linear;
+  readonly fused_in: Linear;
+  readonly fused_out: Linear;
+
+  constructor(p: WaverParams) {
+    super(p);
+    const D = p.num_heads * p.head_dim;
+    this.mod = modulationOf(D, 3);
+    this.fused_in = new Linear(D, (3 + MLP_RATIO) * D);
+    this.fused_out = new Linear((1 + MLP_RATIO) * D, D);
+  }
+
+  /** tokens [B Lt+Lv D] */
+  forward(tokens: Tensor, kind: LayerKind, shared: Shared): Tensor {
+    const D = tokens.size(-1);
+    const mod = modulations(this.mod, shared.vec, 1)[0]!;
+    const [qkv, hidden] = this.fused_in.forward(modulate(tokens, mod)).split([3 * D, MLP_RATIO * D], -1) as [Tensor, Tensor];
+    const [q, k, v] = this.split(qkv);
+    const { cos, sin } = shared.rope;
+    const attended = attention(applyRopeInterleaved(q, cos, sin), applyRopeInterleaved(k, cos, sin), v, kind, shared);
+    return tokens.addcmul(mod.gate, this.fused_out.forward(cat([attended, gelu(hidden)], -1)));
+  }
+}
+
+/** Features of one text encoder, brought to the network's width. */
+export class TextProjection extends Module {
+  readonly norm: RMSNorm;
+  readonly fc1: Linear;
+  readonly fc2: Linear;
+
+  constructor(dim: number, D: number) {
+    super();
+    this.norm = new RMSNorm(dim, { eps: EPS });
+    this.fc1 = new Linear(dim, D);
+    this.fc2 = new Linear(D, D);
+  }
+
+  /** [B L dim] -> [B L D] */
+  forward(states: Tensor): Tensor {
+    return this.fc2.forward(gelu(this.fc1.forward(this.norm.forward(states))));
+  }
+}
+
+/** t [B] in [0, 1] -> [B 256]: cos and sin of 1000 t at frequencies 10000^(-k/128), in float32 like every reference. */
+export function timeFeatures(t: Tensor): Tensor {
+  const half = TIME_FEATURES / 2;
+  const frequencies = tensor(Float32Array.from({ length: half }, (_, k) => 10_000 ** (-k / half)), { device: t.device });
+  const angles = t.float().mul(1000).unsqueeze(-1).mul(frequencies);
+  return cat([angles.cos(), angles.sin()], -1);
+}
+
+export const timeMlp = (D: number): Mlp => new Mlp(TIME_FEATURES, D, D, silu);
+
+/** Video tokens back to patches: one more modulation, then a linear. */
+export class Output extends Module {
+  readonly mod: Linear;
+  readonly proj: Linear;
+
+  constructor(D: number, features: number) {
+    super();
+    this.mod = modulationOf(D, 2);
+    this.proj = new Linear(D, features, { init: zerosInit, biasInit: zerosInit });
+  }
+
+  forward(video: Tensor, vec: Tensor): Tensor {
+    const [shift, scale] = this.mod.forward(vec.silu()).unsqueeze(1).chunk(2, -1) as [Tensor, Tensor];
+    return this.proj.forward(modulate(video, { shift, scale }));
+  }
+}
