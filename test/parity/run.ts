@@ -46,7 +46,12 @@ function implementation(known: ReadonlyMap<string, ParityCase>, name: string): P
   return longest === undefined ? undefined : known.get(longest);
 }
 
-const plain = (value: Value): NdArray => (value instanceof Tensor ? { shape: value.shape, data: value.toArray() } : value);
+const plain = (value: Value): NdArray => (value instanceof Tensor ? { shape: value.shape, data: toNumbers(value) } : value);
+/** 64-bit integers as numbers: golden ones are small. */
+const toNumbers = (value: Tensor): ArrayLike<number> => {
+  const array = value.toArray();
+  return array instanceof BigInt64Array || array instanceof BigUint64Array ? Array.from(array, Number) : array;
+};
 
 interface Outcome {
   readonly state: "pass" | "fail" | "unknown";

@@ -1,0 +1,130 @@
+import { describe, expect, test } from "bun:test";
+import { mkdtempSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { cat, Generator, grad, noGrad, randn, scope, setThreads, type Tensor } from "../../native/index.ts";
+import nano from "../../configs/nano/vae.json";
+import { WanVae } from "./codec.ts";
+import { VaeConfig } from "./params.ts";
+
+setThreads(1);
+const statistics = { latents_mean: [0.1, -0.2], latents_std: [0.5, 2] };
+const small = { base_dim: 4, z_dim: 2, num_res_blocks: 1, ...statistics };
+/** Both forms, at sizes that take milliseconds. */
+const forms: Record<string, VaeConfig> = {
+  "Wan 2.1": VaeConfig.parse({ ...small, dim_mult: [1, 2, 4], temperal_downsample: [true, true] }),
+  "Wan 2.2": VaeConfig.parse({ ...small, dim_mult: [1, 2, 2], temperal_downsample: [true, true], is_residual: true, patch_size: 2, in_channels: 12, out_channels: 12 }),
+  "time in one level only": VaeConfig.parse({ ...small, dim_mult: [1, 2, 4], temperal_downsample: [false, true] }),
+};
+const make = (config: VaeConfig, more: { perChunk?: number; chunkBytes?: number } = {}): WanVae => {
+  using generator = new Generator(7);
+  return WanVae.init(config, generator, { device: "cpu", ...more });
+};
+const noise = (shape: number[], seed = 1): Tensor => {
+  using generator = new Generator(seed);
+  return randn(shape, { generator });
+};
+const distance = (a: Tensor, b: Tensor): number => scope(() => a.sub(b).abs().max().item() / b.abs().max().item());
+
+describe.each(Object.entries(forms))("%s", (_name, config) => {
+  const stride = 2 ** config.temperal_downsample.filter(Boolean).length;
+  const numFrames = 1 + 4 * stride;
+
+  test("a clip in chunks of any length is the clip at once", async () => {
+    await using vae = make(config);
+    using video = noise([2, 3, numFrames, 16, 24]);
+    using latents = noise([2, 2, 5, 16 / vae.latent.stride[1], 24 / vae.latent.stride[2]]);
+    using mean = noGrad(() => vae.encode(video));
+    using decoded = noGrad(() => vae.decode(latents));
+    expect(decoded.shape).toEqual([2, 3, numFrames, 16, 24]);
+    for (const perChunk of [1, 2, 3]) {
+      await using chunked = make(config, { perChunk });
+      using mean2 = noGrad(() => chunked.encode(video));
+      using decoded2 = noGrad(() => chunked.decode(latents));
+      // the convolutions see other lengths and may sum in another order, nothing more
+      expect(distance(mean2, mean)).toBeLessThan(2e-6);
+      expect(distance(decoded2, decoded)).toBeLessThan(2e-6);
+      const parts = noGrad(() => [...chunked.decodeChunks(latents)]);
+      using together = cat(parts, 2);
+      expect(parts.map((part) => part.size(2))).toEqual([1, ...chunks(4, perChunk).map((n) => n * stride)]);
+      expect(distance(together, decoded)).toBeLessThan(2e-6);
+      for (const part of parts) part.dispose();
+    }
+  });
+
+  test("gradients reach every weight, and are those of the chunked pass", async () => {
+    await using vae = make(config);
+    await using chunked = make(config, { perChunk: 1 });
+    using video = noise([1, 3, 1 + 2 * stride, 16, 16]);
+    const gradients = [vae, chunked].map((model) =>
+      scope(() => {
+        model.module.requiresGrad_();
+        const { mean, logvar } = model.posterior(video);
+        const loss = model.reconstruct(mean.add(logvar.mul(0.5).exp())).sub(video).square().mean();
+        return grad(loss, model.module.parameters());
+      }),
+    );
+    const names = Array.from(vae.module.namedParameters(), ([name]) => name);
+    const [whole, parts] = gradients as [Tensor[], Tensor[]];
+    for (const [i, name] of names.entries()) {
+      expect([name, scope(() => (whole[i] as Tensor).abs().max().item()) > 0]).toEqual([name, true]);
+      expect(distance(parts[i] as Tensor, whole[i] as Tensor)).toBeLessThan(1e-4);
+    }
+    for (const tensor of gradients.flat()) tensor.dispose();
+  });
+});
+
+const chunks = (count: number, per: number): number[] => Array.from({ length: Math.ceil(count / per) }, (_, i) => Math.min(per, count - i * per));
+
+describe("the codec", () => {
+  test("saves what it loads, in half the bytes when asked", async () => {
+    const config = forms["Wan 2.2"] as VaeConfig;
+    await using vae = make(config);
+    const folder = mkdtempSync(join(tmpdir(), "vae-"));
+    await vae.save(folder);
+    await using again = WanVae.load(folder, { device: "cpu" });
+    expect(again.config).toEqual(config);
+    using video = noise([1, 3, 5, 16, 16]);
+    using a = vae.encode(video);
+    using b = again.encode(video);
+    expect(distance(b, a)).toBe(0);
+    await vae.save(folder, { dtype: "bfloat16" });
+    await using half = WanVae.load(folder, { device: "cpu", dtype: "float32" });
+    using c = half.encode(video);
+    expect(distance(c, a)).toBeLessThan(0.05);
+  });
+
+  test("normalises with the statistics it is given", async () => {
+    await using vae = make(forms["Wan 2.1"] as VaeConfig);
+    using latents = noise([1, 2, 2, 2, 2]);
+    vae.setStatistics([1, 2], [3, 4]);
+    using there = vae.normalise(latents);
+    using back = vae.denormalise(there);
+    expect(distance(back, latents)).toBeLessThan(1e-6);
+    expect(scope(() => there.select(1, 0).mul(3).add(1).sub(latents.select(1, 0)).abs().max().item())).toBeLessThan(1e-6);
+  });
+
+  test("a long clip goes through in chunks by itself", async () => {
+    const config = forms["Wan 2.1"] as VaeConfig;
+    await using vae = make(config, { chunkBytes: 4 * 16 * 16 * 4 * 4 });
+    using latents = noise([1, 2, 4, 4, 4]);
+    const parts = noGrad(() => [...vae.decodeChunks(latents)]);
+    expect(parts.map((part) => part.size(2))).toEqual([1, 4, 4, 4]);
+    for (const part of parts) part.dispose();
+  });
+
+  test("a checkpoint that does not fit is refused by name", async () => {
+    await using vae = make(forms["Wan 2.1"] as VaeConfig);
+    const folder = mkdtempSync(join(tmpdir(), "vae-"));
+    await vae.save(folder);
+    await Bun.write(join(folder, "config.json"), JSON.stringify({ ...forms["Wan 2.1"], num_res_blocks: 2 }));
+    expect(() => WanVae.load(folder, { device: "cpu" })).toThrow(/missing.*down_blocks/);
+    expect(() => WanVae.load(join(folder, "none"), { device: "cpu" })).toThrow(/no config.json/);
+  });
+
+  test("the nano configuration has the size that ships", async () => {
+    await using vae = make(VaeConfig.parse(nano));
+    expect(vae.module.numParameters()).toBe(2_680_764);
+    expect(vae.latent).toEqual({ channels: 16, stride: [4, 8, 8] });
+  });
+});
