@@ -67,7 +67,7 @@ export class EfficientNetLite0 implements Disposable {
   constructor(path: string, device = "cpu") {
     using file = openSafetensors(path);
     const parts = scope(() => {
-      const read = (name: string): Tensor => file.tensor(name);
+      const read = (name: string): Tensor => file.get(name);
       // w' = w g / sqrt(v + eps), b' = b - m g / sqrt(v + eps), in float64 so that folding costs no accuracy.
       const fold = (conv: string, norm: string, stride: number, depthwise: boolean): Folded => {
         const scale = read(`${norm}.weight`)
