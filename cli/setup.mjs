@@ -4,10 +4,10 @@ import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync } from "node:fs";
 import { delimiter, dirname, join, sep } from "node:path";
 import { fileURLToPath } from "node:url";
-import { findBun, installBun } from "./setup/bun.mjs";
+import { findBun, installBun, oldest as oldestBun } from "./setup/bun.mjs";
 import { bin, cache, locked, readStamp, readText, writeAtomic, writeStamp } from "./setup/cache.mjs";
 import { findFfmpeg, installFfmpeg } from "./setup/ffmpeg.mjs";
-import { findLibtorch, installLibtorch, wantsCuda } from "./setup/libtorch.mjs";
+import { findLibtorch, installLibtorch, oldest as oldestLibtorch, wantsCuda } from "./setup/libtorch.mjs";
 import { handOver, lastError, narrated, run, SetupError, say, which } from "./setup/process.mjs";
 import { hasPip, installFromDistribution, missingBuildTools } from "./setup/system.mjs";
 
@@ -29,13 +29,14 @@ const marker = join(root, "node_modules", ".waver-setup");
 /** Inside someone's node_modules the packages are their package manager's business. */
 const isDependency = root.split(sep).includes("node_modules");
 
-/** What the stamp depends on from outside; another value means looking at everything again. */
+/** What the last set-up took for granted; another value means looking at everything again. */
 function circumstances() {
   return {
     libtorch: process.env.WAVER_LIBTORCH ?? "",
     ffmpeg: process.env.WAVER_FFMPEG ?? "",
     cuda: wantsCuda(),
     platform: `${process.platform}-${process.arch}`,
+    oldest: [oldestBun, oldestLibtorch],
   };
 }
 

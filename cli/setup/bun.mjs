@@ -7,7 +7,7 @@ import { bytesBelow, lastError, megabytes, run, SetupError, say, which } from ".
 /** What the lock file and the tests were made with. */
 const pinned = "1.4.5";
 /** Older ones lack things the tree uses (Bun.SQL drivers, HTML imports in `serve`). */
-const oldest = "1.4.0";
+export const oldest = "1.4.0";
 
 export function atLeast(version, floor) {
   const [a, b] = [version, floor].map((text) => text.split(/[.+-]/).slice(0, 3).map(Number));

@@ -10,7 +10,7 @@ import { hasPip, installFromDistribution } from "./system.mjs";
 /** What the tests were made with; the wheel's own metadata names the CUDA libraries that fit it. */
 const pinned = "2.15.0";
 /** The oldest whose operator schemas the engine uses. */
-const oldest = "2.11.0";
+export const oldest = "2.11.0";
 
 /** Whether the CUDA half is wanted: WAVER_CUDA=1 or 0 decides, else a GPU that is seen. */
 export function wantsCuda() {
