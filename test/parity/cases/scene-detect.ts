@@ -85,7 +85,7 @@ function bilinear(rgb: Uint8Array, width: number, height: number, w: number, h: 
       for (let c = 0; c < 3; c++, o++) {
         const a = (rgb[top + left + c] as number) * (2048 - fx) + (rgb[top + right + c] as number) * fx;
         const b = (rgb[bottom + left + c] as number) * (2048 - fx) + (rgb[bottom + right + c] as number) * fx;
-        out[o] = Math.round((a * (2048 - fy) + b * fy) / (1 << 22));
+        out[o] = ((((2048 - fy) * (a >> 4)) >> 16) + ((fy * (b >> 4)) >> 16) + 2) >> 2;
       }
     }
   }
