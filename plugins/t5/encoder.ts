@@ -1,0 +1,120 @@
+/** A text encoder as the contract wants it: texts in, states and mask out. */
+import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { type Conditioning, type TextEncoder as Contract, WaverError, z } from "../index.ts";
+import { type Checkpoint, type Device, type DType, type Generator, itemSize, openCheckpoint, pad, saveSafetensors, scope, tensor } from "../../native/index.ts";
+import { cleanPrompt } from "./clean.ts";
+import { T5Encoder } from "./model.ts";
+import { biasInEveryLayer, T5Config } from "./params.ts";
+import { UnigramTokenizer } from "./tokenizer.ts";
+
+export interface Settings {
+  readonly device: Device;
+  readonly dtype?: DType | undefined;
+  /** Longer prompts are cut, the end token kept. */
+  readonly maxTokens: number;
+  /** Folder of tokenizer.json. */
+  readonly tokenizer?: string | undefined;
+  readonly clean: boolean;
+}
+
+const WEIGHTS = "model.safetensors";
+
+export function readConfig(folder: string): T5Config {
+  const path = join(folder, "config.json");
+  if (!existsSync(path)) throw new WaverError("checkpoint_missing", `${folder} holds no config.json`, { hint: "path must name the folder of a text encoder, for instance MODEL/text_encoder" });
+  const parsed = T5Config.safeParse(JSON.parse(readFileSync(path, "utf8")));
+  if (!parsed.success) throw new WaverError("checkpoint_invalid", `${path}: ${z.prettifyError(parsed.error)}`);
+  return parsed.data;
+}
+
+/** The tokenizer beside an encoder: in its own folder, or in MODEL/tokenizer beside MODEL/text_encoder. */
+function tokenizerFolder(folder: string): string {
+  const candidates = [folder, join(dirname(folder), "tokenizer")];
+  return candidates.find((candidate) => existsSync(join(candidate, "tokenizer.json"))) ?? folder;
+}
+
+/** What an encoder needs of a checkpoint: whole T5 models bring a decoder too, some name the embedding twice. */
+export function encoderWeights(weights: Checkpoint): { keys: string[]; get: Checkpoint["get"]; info: Checkpoint["info"] } {
+  const twin = "encoder.embed_tokens.weight";
+  const at = (key: string): string => (key === "shared.weight" && !weights.has(key) ? twin : key);
+  const keys = weights.keys.filter((key) => !key.startsWith("decoder.") && key !== "lm_head.weight" && key !== twin);
+  if (!keys.includes("shared.weight") && weights.has(twin)) keys.push("shared.weight");
+  return { keys, get: (key) => weights.get(at(key)), info: (key) => weights.info(at(key)) };
+}
+
+/** Bytes of the encoder's weights, from the header alone. */
+export function weightBytes(folder: string, dtype?: DType): number {
+  using file = openCheckpoint(folder);
+  const weights = encoderWeights(file);
+  return weights.keys.reduce((sum, key) => {
+    const { bytes, shape } = weights.info(key);
+    return sum + (dtype === undefined ? bytes : itemSize(dtype) * shape.reduce((a, b) => a * b, 1));
+  }, 0);
+}
+
+export class T5TextEncoder implements Contract {
+  readonly module: T5Encoder;
+  readonly tokenizer: UnigramTokenizer;
+  readonly #config: T5Config;
+  readonly #settings: Settings;
+  readonly #tokenizerFolder: string;
+
+  private constructor(config: T5Config, settings: Settings, folder: string) {
+    this.#config = config;
+    this.#settings = settings;
+    this.#tokenizerFolder = settings.tokenizer ?? tokenizerFolder(folder);
+    this.tokenizer = UnigramTokenizer.load(this.#tokenizerFolder);
+    this.module = new T5Encoder(config);
+  }
+
+  static load(folder: string, settings: Settings): T5TextEncoder {
+    const encoder = new T5TextEncoder(readConfig(folder), settings, folder);
+    using weights = openCheckpoint(folder);
+    encoder.module.load(encoderWeights(weights), settings);
+    return encoder;
+  }
+
+  /** Fresh weights for a tokenizer, for joint training. `tokenizer` must be set. */
+  static init(config: T5Config, generator: Generator, settings: Settings): T5TextEncoder {
+    const encoder = new T5TextEncoder(config, settings, settings.tokenizer ?? ".");
+    encoder.module.init(generator, settings);
+    return encoder;
+  }
+
+  tokenize(texts: readonly string[]): number[][] {
+    const { clean, maxTokens } = this.#settings;
+    return texts.map((text) => [...this.tokenizer.encode(clean ? cleanPrompt(text) : text).slice(0, maxTokens - 1), this.#config.eos_token_id]);
+  }
+
+  encode(texts: readonly string[], { padTo = 0 }: { padTo?: number } = {}): Conditioning {
+    const rows = this.tokenize(texts);
+    const length = Math.max(padTo, ...rows.map((row) => row.length));
+    return scope(() => {
+      const { device } = this.module.shared.weight;
+      const longest = Math.max(...rows.map((row) => row.length));
+      const padded = rows.map((row) => [...row, ...new Array<number>(longest - row.length).fill(this.#config.pad_token_id)]);
+      const ids = tensor(padded, { dtype: "int64", device });
+      const mask = tensor(rows.map((row) => Array.from({ length }, (_, i) => i < row.length)), { device });
+      const real = mask.narrow(1, 0, longest);
+      // zero rows after the prompt: what an encoder says at padded positions means nothing, and Wan's DiT has no mask
+      const states = this.module.forward(ids, real).mul(real.unsqueeze(2).to(this.module.shared.weight.dtype));
+      return { states: length === longest ? states : pad(states, [0, 0, 0, length - longest]), mask };
+    });
+  }
+
+  async save(folder: string): Promise<void> {
+    mkdirSync(folder, { recursive: true });
+    saveSafetensors(join(folder, WEIGHTS), this.module.stateDict(), { format: "pt" });
+    const architecture = biasInEveryLayer(this.#config) ? "UMT5EncoderModel" : "T5EncoderModel";
+    writeFileSync(join(folder, "config.json"), `${JSON.stringify({ architectures: [architecture], ...this.#config }, null, 2)}\n`);
+    for (const name of ["tokenizer.json", "tokenizer_config.json"]) {
+      const source = join(this.#tokenizerFolder, name);
+      if (existsSync(source)) copyFileSync(source, join(folder, name));
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.module.dispose();
+  }
+}

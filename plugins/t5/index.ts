@@ -1,0 +1,42 @@
+/** The text encoders of Waver (flan-T5) and Wan (umT5). */
+import { definePlugin, provide, z } from "../index.ts";
+
+/** `maxTokens` by model: Waver cuts T5 at 256 tokens (waver.md), Wan umT5 at 512. */
+const options = (maxTokens: number) =>
+  z.strictObject({
+    path: z.string().describe("folder with config.json and weights, for instance MODEL/text_encoder"),
+    tokenizer: z.string().optional().describe("folder with tokenizer.json; beside the encoder when absent"),
+    dtype: z.enum(["float32", "bfloat16"]).optional().describe("precision of the weights; as stored when absent"),
+    maxTokens: z.int().positive().default(maxTokens).describe("longer prompts are cut"),
+    clean: z.boolean().default(true).describe("repair text, undo HTML escapes, squeeze blanks, as the Wan pipeline does"),
+  });
+
+const encoder = (id: string, summary: string, source: string, classes: string[], maxTokens: number) =>
+  provide("encodeText", {
+    id,
+    summary,
+    source,
+    runs: "device",
+    options: options(maxTokens),
+    traits: { classes },
+    async bytes({ path, dtype }) {
+      const { weightBytes } = await import("./encoder.ts");
+      return weightBytes(path, dtype);
+    },
+    async load({ path, ...settings }, ctx) {
+      const { T5TextEncoder } = await import("./encoder.ts");
+      return T5TextEncoder.load(path, { ...settings, device: ctx.device });
+    },
+    run: async (_input, { state }) => state,
+  });
+
+export default definePlugin({
+  name: "t5",
+  version: "0.1.0",
+  hookApi: "0.1",
+  config: z.strictObject({}),
+  provides: [
+    encoder("umt5", "umT5 encoder, many languages", "Chung et al. 2023; Wan 4.2", ["UMT5EncoderModel"], 512),
+    encoder("flan-t5", "flan-T5 encoder", "Chung et al. 2022; Waver 2.1", ["T5EncoderModel"], 256),
+  ],
+});
