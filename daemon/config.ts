@@ -17,14 +17,24 @@ export const ConfigFile = z.strictObject({
   cache: z.string().optional().meta({ description: "folder of what can be made again" }),
   socket: z.string().optional().meta({ description: "path of the daemon's unix socket" }),
   tcp: z
-    .strictObject({ host: z.string().default("127.0.0.1"), port: z.int().min(0).max(65535), token: z.string().min(32).optional() })
+    .strictObject({
+      host: z.string().default("127.0.0.1"),
+      port: z.int().min(0).max(65535),
+      token: z.string().min(32).optional(),
+    })
     .optional()
     .meta({ description: "opt-in TCP listener; without a token one is made and written to <home>/token" }),
   plugins: z
     .strictObject({
-      list: z.array(z.string()).default([]).meta({ description: "plugins that must load; one that cannot is an error" }),
+      list: z
+        .array(z.string())
+        .default([])
+        .meta({ description: "plugins that must load; one that cannot is an error" }),
       disable: z.array(z.string()).default([]).meta({ description: "plugins that are left out" }),
-      discover: z.boolean().default(true).meta({ description: "load every built-in and installed plugin; false: only those in the list" }),
+      discover: z
+        .boolean()
+        .default(true)
+        .meta({ description: "load every built-in and installed plugin; false: only those in the list" }),
     })
     .prefault({}),
   plugin: z.record(z.string(), Bag).default({}).meta({ description: "configuration of a plugin by its name" }),
@@ -32,29 +42,53 @@ export const ConfigFile = z.strictObject({
     .record(z.string(), z.record(z.string(), z.unknown()))
     .default({})
     .meta({ description: "operation -> slot -> pick used when a request is silent" }),
-  storage: z.looseObject({ id: z.string() }).optional().meta({ description: "provider of the storage hook that keeps artefacts, options beside its id" }),
+  storage: z
+    .looseObject({ id: z.string() })
+    .optional()
+    .meta({ description: "provider of the storage hook that keeps artefacts, options beside its id" }),
   keepAlive: Seconds.default(300).meta({ description: "seconds an idle provider stays loaded" }),
-  memoryBudget: z.int().positive().optional().meta({ description: "bytes that loaded providers may take in a runner; default 70 % of memory" }),
+  memoryBudget: z
+    .int()
+    .positive()
+    .optional()
+    .meta({ description: "bytes that loaded providers may take in a runner; default 70 % of memory" }),
   threads: z.int().positive().optional().meta({ description: "threads of one runner" }),
-  device: z.string().regex(/^(cpu|cuda:\d+)$/, "a device is cpu or cuda:N").default("cpu"),
+  device: z
+    .string()
+    .regex(/^(cpu|cuda:\d+)$/, "a device is cpu or cuda:N")
+    .default("cpu"),
   workers: z.int().positive().optional().meta({ description: "processes in the worker pool" }),
   media: z
     .strictObject({
       ffmpeg: z.string().optional().meta({ description: "the ffmpeg program; searched when absent" }),
-      maxPixels: z.int().positive().optional().meta({ description: "pixels of one frame beyond which a file is refused" }),
+      maxPixels: z
+        .int()
+        .positive()
+        .optional()
+        .meta({ description: "pixels of one frame beyond which a file is refused" }),
       threads: z.int().min(1).max(2).optional().meta({ description: "threads of one decoder" }),
-      stallSeconds: z.number().positive().optional().meta({ description: "seconds without output after which a decoder is killed" }),
+      stallSeconds: z
+        .number()
+        .positive()
+        .optional()
+        .meta({ description: "seconds without output after which a decoder is killed" }),
     })
     .prefault({}),
   endpoint: z
     .strictObject({ url: z.url(), model: z.string(), key: z.string().optional() })
     .optional()
-    .meta({ description: "OpenAI-compatible endpoint, given to every plugin whose own configuration has a field of this name" }),
+    .meta({
+      description: "OpenAI-compatible endpoint, given to every plugin whose own configuration has a field of this name",
+    }),
 });
 export type ConfigFile = z.input<typeof ConfigFile>;
 
 /** The configuration after defaults: paths are absolute, sizes are known. */
-export interface Config extends Omit<z.output<typeof ConfigFile>, "home" | "cache" | "socket" | "storage" | "memoryBudget" | "threads" | "workers"> {
+export interface Config
+  extends Omit<
+    z.output<typeof ConfigFile>,
+    "home" | "cache" | "socket" | "storage" | "memoryBudget" | "threads" | "workers"
+  > {
   readonly home: string;
   readonly cache: string;
   readonly socket: string;
@@ -81,7 +115,11 @@ export async function loadConfig(options: LoadConfigOptions = {}): Promise<Confi
   if (handed !== undefined) return JSON.parse(handed) as Config;
   const user = join(env["XDG_CONFIG_HOME"] ?? join(homedir(), ".config"), "waver");
   const found = [await searched(user, false), await searched(options.from ?? process.cwd(), true)];
-  const layers = [...found, { where: "the environment", value: fromEnvironment(env) }, { where: "the given settings", value: options.set ?? {} }];
+  const layers = [
+    ...found,
+    { where: "the environment", value: fromEnvironment(env) },
+    { where: "the given settings", value: options.set ?? {} },
+  ];
   let merged: Record<string, unknown> = {};
   for (const { where, value } of layers) {
     check(where, value);
@@ -104,11 +142,23 @@ export function handDown(config: Config, how: { trusted: boolean; plugin?: strin
 const HANDED_DOWN = "WAVER_RESOLVED_CONFIG";
 
 /** Not package.json: its `waver` field is the manifest of a plugin. */
-const PLACES = ["waver.config.ts", "waver.config.mjs", "waver.config.js", "waver.config.json", ".waverrc", ".waverrc.json", ".waverrc.yaml", ".waverrc.yml"];
+const PLACES = [
+  "waver.config.ts",
+  "waver.config.mjs",
+  "waver.config.js",
+  "waver.config.json",
+  ".waverrc",
+  ".waverrc.json",
+  ".waverrc.yaml",
+  ".waverrc.yml",
+];
 
 async function searched(folder: string, upwards: boolean): Promise<{ where: string; value: unknown }> {
   const { cosmiconfig } = await import("cosmiconfig");
-  const explorer = cosmiconfig("waver", { searchPlaces: PLACES, ...(upwards ? { stopDir: homedir(), searchStrategy: "global" } : { searchStrategy: "none" }) });
+  const explorer = cosmiconfig("waver", {
+    searchPlaces: PLACES,
+    ...(upwards ? { stopDir: homedir(), searchStrategy: "global" } : { searchStrategy: "none" }),
+  });
   const result = await explorer.search(folder);
   return { where: result?.filepath ?? folder, value: result === null || result.isEmpty ? {} : result.config };
 }
@@ -118,9 +168,13 @@ function check(where: string, value: unknown): void {
   if (parsed.success) return;
   const issue = parsed.error.issues[0];
   const field = issue === undefined || issue.path.length === 0 ? "" : `${issue.path.join(".")}: `;
-  throw new WaverError("invalid_input", `the configuration in ${where} is wrong: ${field}${issue?.message ?? "unreadable"}`, {
-    hint: `known settings: ${Object.keys(ConfigFile.shape).join(", ")}`,
-  });
+  throw new WaverError(
+    "invalid_input",
+    `the configuration in ${where} is wrong: ${field}${issue?.message ?? "unreadable"}`,
+    {
+      hint: `known settings: ${Object.keys(ConfigFile.shape).join(", ")}`,
+    },
+  );
 }
 
 const defined = (value: unknown): Record<string, unknown> =>
@@ -148,9 +202,20 @@ function fromEnvironment(env: Readonly<Record<string, string | undefined>>): Rec
     memoryBudget: number("WAVER_MEMORY_BUDGET"),
     threads: number("WAVER_THREADS"),
     workers: number("WAVER_WORKERS"),
-    media: env["WAVER_FFMPEG"] === undefined || env["WAVER_FFMPEG"] === "" ? undefined : { ffmpeg: env["WAVER_FFMPEG"] },
-    tcp: port === undefined ? undefined : { port, ...(env["WAVER_TCP_HOST"] === undefined ? {} : { host: env["WAVER_TCP_HOST"] }), ...(token === undefined ? {} : { token }) },
-    endpoint: url === undefined || url === "" ? undefined : { url, model: env["WAVER_ENDPOINT_MODEL"] ?? "default", ...(key === undefined ? {} : { key }) },
+    media:
+      env["WAVER_FFMPEG"] === undefined || env["WAVER_FFMPEG"] === "" ? undefined : { ffmpeg: env["WAVER_FFMPEG"] },
+    tcp:
+      port === undefined
+        ? undefined
+        : {
+            port,
+            ...(env["WAVER_TCP_HOST"] === undefined ? {} : { host: env["WAVER_TCP_HOST"] }),
+            ...(token === undefined ? {} : { token }),
+          },
+    endpoint:
+      url === undefined || url === ""
+        ? undefined
+        : { url, model: env["WAVER_ENDPOINT_MODEL"] ?? "default", ...(key === undefined ? {} : { key }) },
   };
 }
 

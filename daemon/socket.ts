@@ -1,7 +1,8 @@
 /** Where the daemon listens. Alone in a file because the client needs it too, and must start without loading zod or cosmiconfig. */
+
+import { createHash } from "node:crypto";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createHash } from "node:crypto";
 
 /** Longest path the kernel takes for a unix socket, less a margin (sun_path has 108 bytes). */
 const LONGEST = 100;

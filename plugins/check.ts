@@ -11,14 +11,19 @@ const Name = z.string().regex(/^[a-z0-9][a-z0-9._-]*$/, "lower-case letters, dig
 const PluginName = z.string().regex(/^(@[a-z0-9][a-z0-9._-]*\/)?[a-z0-9][a-z0-9._-]*$/, "a package name");
 const SlotName = z.string().regex(/^[a-z][A-Za-z0-9]*$/, "camelCase");
 const hookName = z.enum(Object.keys(hooks) as [HookName, ...HookName[]]);
-const aFunction = z.custom<(...args: never[]) => unknown>((value) => typeof value === "function", { message: "expected a function" });
+const aFunction = z.custom<(...args: never[]) => unknown>((value) => typeof value === "function", {
+  message: "expected a function",
+});
 
 /** A schema of zod 4, of whichever copy. */
 const schemaOf = (type: string | null) =>
-  z.custom<z.ZodType>((value) => {
-    const def = (value as { _zod?: { def?: { type?: unknown } } } | null | undefined)?._zod?.def;
-    return def !== undefined && (type === null || def.type === type);
-  }, { message: type === null ? "expected a zod 4 schema" : `expected a zod 4 ${type} schema` });
+  z.custom<z.ZodType>(
+    (value) => {
+      const def = (value as { _zod?: { def?: { type?: unknown } } } | null | undefined)?._zod?.def;
+      return def !== undefined && (type === null || def.type === type);
+    },
+    { message: type === null ? "expected a zod 4 schema" : `expected a zod 4 ${type} schema` },
+  );
 
 const ProviderShape = z.object({
   id: Name,
@@ -27,7 +32,15 @@ const ProviderShape = z.object({
   runs: z.enum(["device", "worker"]),
   options: schemaOf("object"),
   traits: z.record(z.string(), z.unknown()),
-  needs: z.array(z.object({ hook: hookName, where: z.record(z.string(), z.unknown()).optional(), optional: z.boolean().optional() })).optional(),
+  needs: z
+    .array(
+      z.object({
+        hook: hookName,
+        where: z.record(z.string(), z.unknown()).optional(),
+        optional: z.boolean().optional(),
+      }),
+    )
+    .optional(),
   bytes: aFunction.optional(),
   load: aFunction.optional(),
   run: aFunction,
@@ -41,7 +54,13 @@ const OperationShape = z.object({
   output: schemaOf(null),
   slots: z.record(
     SlotName,
-    z.object({ hook: hookName, summary: z.string().min(1), many: z.boolean().optional(), optional: z.boolean().optional(), default: z.unknown().optional() }),
+    z.object({
+      hook: hookName,
+      summary: z.string().min(1),
+      many: z.boolean().optional(),
+      optional: z.boolean().optional(),
+      default: z.unknown().optional(),
+    }),
   ),
   reads: aFunction.optional(),
   writes: aFunction.optional(),
@@ -61,7 +80,8 @@ const PluginShape = z.object({
 
 /** The default export of a plugin's module as a checked declaration. Throws plugin_invalid or plugin_incompatible in one sentence. */
 export function checkPlugin(exported: unknown): Plugin {
-  if (exported === null || typeof exported !== "object") throw invalid("its module has no default export made by definePlugin");
+  if (exported === null || typeof exported !== "object")
+    throw invalid("its module has no default export made by definePlugin");
   const shape = PluginShape.safeParse(exported);
   if (!shape.success) throw invalid(first("the declaration", shape.error));
   checkApi(shape.data.hookApi);
@@ -92,7 +112,8 @@ export function checkOperation(name: string, operation: unknown): void {
   const parsed = OperationShape.safeParse(operation);
   if (!parsed.success) throw invalid(first(`operation ${name}`, parsed.error));
   const fields = shapeOf(parsed.data.input);
-  for (const slot of Object.keys(parsed.data.slots)) if (slot in fields) throw invalid(`operation ${name} has a field and a slot named ${slot}`);
+  for (const slot of Object.keys(parsed.data.slots))
+    if (slot in fields) throw invalid(`operation ${name} has a field and a slot named ${slot}`);
 }
 
 /** Whether a value is an operation's declaration: decides which exports of a core operation file are operations. */
@@ -102,7 +123,8 @@ export const isOperation = (value: unknown): boolean => OperationShape.safeParse
 export function checkApi(range: string): void {
   const wanted = /^\^?(\d+)\.(\d+)(?:\.\d+)?$/.exec(range);
   const host = HOOK_API.split(".").map(Number);
-  if (wanted === null) throw new WaverError("plugin_invalid", `its hookApi is not a version range like "${host[0]}.${host[1]}": ${range}`);
+  if (wanted === null)
+    throw new WaverError("plugin_invalid", `its hookApi is not a version range like "${host[0]}.${host[1]}": ${range}`);
   const [major, minor] = [Number(wanted[1]), Number(wanted[2])];
   const [hostMajor, hostMinor] = [host[0] as number, host[1] as number];
   const serves = major === hostMajor && (major === 0 ? minor === hostMinor : minor <= hostMinor);

@@ -24,19 +24,38 @@ export function samplesOf(hook: HookName, provider: AnyProvider): readonly (() =
   const { view } = provider.traits as { view?: FrameView | null };
   if (hook === "score" || hook === "embed" || hook === "segment" || hook === "caption")
     return Object.values(paints).map((paint) => () => clip(paint, view ?? null));
-  if (hook === "rewrite") return ["a red ball rolls over grass", "", "一只猫", "x".repeat(4000)].map((text) => () => ({ text, negative: "", seconds: 5 }));
+  if (hook === "rewrite")
+    return ["a red ball rolls over grass", "", "一只猫", "x".repeat(4000)].map((text) => () => ({
+      text,
+      negative: "",
+      seconds: 5,
+    }));
   return null;
 }
 
 function clip(paint: Paint, view: FrameView | null): ClipFrames {
   return {
     clip: { id: id("a"), source: id("b"), start: 0, end: SECONDS },
-    source: { id: id("b"), path: "/nowhere/sample.mp4", tag: "sample", width: 64, height: 64, fps: FPS, numFrames: SECONDS * FPS, duration: SECONDS, bitrate: 1e6, codec: "h264" },
+    source: {
+      id: id("b"),
+      path: "/nowhere/sample.mp4",
+      tag: "sample",
+      width: 64,
+      height: 64,
+      fps: FPS,
+      numFrames: SECONDS * FPS,
+      duration: SECONDS,
+      bitrate: 1e6,
+      codec: "h264",
+    },
     frames: view === null ? nothing() : stream(paint, view),
   };
 }
 
-async function* nothing(): AsyncGenerator<FrameBatch> {}
+/** For captioners that look at facts only. */
+async function* nothing(): AsyncGenerator<FrameBatch> {
+  yield* [];
+}
 
 async function* stream(paint: Paint, view: FrameView): AsyncGenerator<FrameBatch> {
   const rate = view.rate === "native" ? FPS : view.rate;
@@ -52,6 +71,13 @@ async function* stream(paint: Paint, view: FrameView): AsyncGenerator<FrameBatch
           const value = paint(frame / total, x / view.width, y / view.height);
           for (let channel = 0; channel < channels; channel++) data[at++] = value;
         }
-    yield { data, count, width: view.width, height: view.height, format: view.format, times: Array.from({ length: count }, (_, i) => (from + i) / rate) };
+    yield {
+      data,
+      count,
+      width: view.width,
+      height: view.height,
+      format: view.format,
+      times: Array.from({ length: count }, (_, i) => (from + i) / rate),
+    };
   }
 }

@@ -7,7 +7,7 @@
  * No test framework and no host is needed: every check returns findings, and `waver plugins check` prints them.
  */
 import { z } from "zod";
-import { checkOperation, checkPlugin as checkDeclaration, checkProvided, jsonSchemaOf } from "./check.ts";
+import { checkPlugin as checkDeclaration, checkOperation, checkProvided, jsonSchemaOf } from "./check.ts";
 import type { AnyProvider, Context, Plugin, Provided, State } from "./define.ts";
 import { toWaverError, WaverError } from "./errors.ts";
 import { type HookName, hooks, type In } from "./hooks.ts";
@@ -50,7 +50,11 @@ export async function checkPlugin(plugin: unknown): Promise<Finding[]> {
 }
 
 /** Checks one provider: declaration, options, then what its hook promises about running it. */
-export async function checkProvider<H extends HookName>(hook: H, provider: AnyProvider, samples: ProviderSamples<H> = {}): Promise<Finding[]> {
+export async function checkProvider<H extends HookName>(
+  hook: H,
+  provider: AnyProvider,
+  samples: ProviderSamples<H> = {},
+): Promise<Finding[]> {
   const subject = `${hook} ${provider.id}`;
   const findings = [
     await finding(subject, "declaration", () => checkProvided(hook, provider)),
@@ -64,8 +68,15 @@ export async function checkProvider<H extends HookName>(hook: H, provider: AnyPr
   const isBare = samples.inputs === undefined && samples.ctx === undefined;
   if (inputs === null || !parsed.success || (provider.runs === "device" && isBare)) return findings;
   const open = samples.ctx ?? ((signal: AbortSignal): Context => bareContext(signal));
-  for (const input of inputs) findings.push(await finding(subject, "keeps the promise of its hook", () => runOnce(hook, provider, parsed.data, input, open)));
-  findings.push(await finding(subject, "stops when cancelled", () => stopsWhenCancelled(provider, parsed.data, inputs[0] as () => unknown, open)));
+  for (const input of inputs)
+    findings.push(
+      await finding(subject, "keeps the promise of its hook", () => runOnce(hook, provider, parsed.data, input, open)),
+    );
+  findings.push(
+    await finding(subject, "stops when cancelled", () =>
+      stopsWhenCancelled(provider, parsed.data, inputs[0] as () => unknown, open),
+    ),
+  );
   return findings;
 }
 
@@ -80,18 +91,33 @@ function checkOptions(provider: AnyProvider): void {
   const once = provider.options.safeParse({});
   if (!once.success) return;
   const again = provider.options.safeParse(once.data);
-  if (!again.success || !Bun.deepEquals(again.data, once.data)) throw new WaverError("plugin_invalid", "parsing its parsed options again changes them; options must be plain data with defaults");
+  if (!again.success || !Bun.deepEquals(again.data, once.data))
+    throw new WaverError(
+      "plugin_invalid",
+      "parsing its parsed options again changes them; options must be plain data with defaults",
+    );
 }
 
-async function runOnce(hook: HookName, provider: AnyProvider, options: unknown, input: () => unknown, open: (signal: AbortSignal) => Context): Promise<void> {
+async function runOnce(
+  hook: HookName,
+  provider: AnyProvider,
+  options: unknown,
+  input: () => unknown,
+  open: (signal: AbortSignal) => Context,
+): Promise<void> {
   const ctx = open(new AbortController().signal);
   await using loaded = await load(provider, options, ctx);
   const before = hooks[hook].input.parse(input());
   const frozen = snapshot(before);
   const output: unknown = await provider.run(before as never, { options, state: loaded.state, ctx });
   const parsed = hooks[hook].output.safeParse(output);
-  if (!parsed.success) throw new WaverError("plugin_invalid", `it returned something else than ${hook} promises: ${z.prettifyError(parsed.error)}`);
-  if (snapshot(before) !== frozen) throw new WaverError("plugin_invalid", "it changed its input; values are returned, never written into an argument");
+  if (!parsed.success)
+    throw new WaverError(
+      "plugin_invalid",
+      `it returned something else than ${hook} promises: ${z.prettifyError(parsed.error)}`,
+    );
+  if (snapshot(before) !== frozen)
+    throw new WaverError("plugin_invalid", "it changed its input; values are returned, never written into an argument");
   checkMeaning(hook, provider, parsed.data, before);
 }
 
@@ -103,7 +129,8 @@ function checkMeaning(hook: HookName, provider: AnyProvider, output: unknown, in
   };
   if (hook === "score") {
     const scores = output as Record<string, number>;
-    for (const [name, value] of Object.entries(scores)) if (!Number.isFinite(value)) refuse(`the measure ${name} is ${value}`);
+    for (const [name, value] of Object.entries(scores))
+      if (!Number.isFinite(value)) refuse(`the measure ${name} is ${value}`);
     const missing = traits.measures?.find((name) => !(name in scores));
     const extra = Object.keys(scores).find((name) => traits.measures?.includes(name) !== true);
     if (missing !== undefined) refuse(`its traits promise the measure ${missing}, which it did not return`);
@@ -119,13 +146,19 @@ function checkMeaning(hook: HookName, provider: AnyProvider, output: unknown, in
     let last = clip.start;
     // A frame's length of slack: cuts fall on frames, ends of files between them.
     for (const { start, end } of output as { start: number; end: number }[]) {
-      if (!(start < end) || start < last - 0.1 || end > clip.end + 0.1) refuse(`the shot ${start}-${end} is empty, out of order or outside ${clip.start}-${clip.end}`);
+      if (!(start < end) || start < last - 0.1 || end > clip.end + 0.1)
+        refuse(`the shot ${start}-${end} is empty, out of order or outside ${clip.start}-${clip.end}`);
       last = end;
     }
   }
 }
 
-async function stopsWhenCancelled(provider: AnyProvider, options: unknown, input: () => unknown, open: (signal: AbortSignal) => Context): Promise<void> {
+async function stopsWhenCancelled(
+  provider: AnyProvider,
+  options: unknown,
+  input: () => unknown,
+  open: (signal: AbortSignal) => Context,
+): Promise<void> {
   const cancel = new AbortController();
   cancel.abort(new WaverError("cancelled", "the job was cancelled"));
   const ctx = open(cancel.signal);
@@ -135,11 +168,16 @@ async function stopsWhenCancelled(provider: AnyProvider, options: unknown, input
     await provider.run(input() as never, { options, state: loaded.state, ctx });
   } catch (error) {
     const known = toWaverError(error);
-    if (known.code !== "cancelled") throw new WaverError("plugin_invalid", `cancelled, it failed with ${known.code} instead: ${known.message}`);
+    if (known.code !== "cancelled")
+      throw new WaverError("plugin_invalid", `cancelled, it failed with ${known.code} instead: ${known.message}`);
   }
 }
 
-async function load(provider: AnyProvider, options: unknown, ctx: Context): Promise<{ state: State } & AsyncDisposable> {
+async function load(
+  provider: AnyProvider,
+  options: unknown,
+  ctx: Context,
+): Promise<{ state: State } & AsyncDisposable> {
   const state: State = await provider.load?.(options, ctx);
   return {
     state,
@@ -151,7 +189,8 @@ async function load(provider: AnyProvider, options: unknown, ctx: Context): Prom
   };
 }
 
-const snapshot = (value: unknown): string => JSON.stringify(value, (key, each) => (key === "frames" ? undefined : each)) ?? "";
+const snapshot = (value: unknown): string =>
+  JSON.stringify(value, (key, each) => (key === "frames" ? undefined : each)) ?? "";
 
 async function finding(subject: string, check: string, work: () => void | Promise<void>): Promise<Finding> {
   try {
@@ -187,4 +226,5 @@ function bareContext(signal: AbortSignal): Context {
 }
 
 /** All providers of a plugin that belong to one hook. */
-export const providersOf = (plugin: Plugin, hook: HookName): Provided[] => plugin.provides.filter((each) => each.hook === hook);
+export const providersOf = (plugin: Plugin, hook: HookName): Provided[] =>
+  plugin.provides.filter((each) => each.hook === hook);

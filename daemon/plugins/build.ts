@@ -7,12 +7,17 @@ import { type OperationDoc, type OperationsDoc, type PluginDoc, type ProviderDoc
 import { textDigest } from "./digest.ts";
 import { type Climbed, loadPlugins } from "./load.ts";
 import type { LoadRegistryOptions, Place, RegisteredOperation, RegisteredProvider, Registry } from "./registry.ts";
-import { bodySchema, type BodyParts, parseBody, schemaFromJson, slotDefault } from "./schema.ts";
+import { type BodyParts, bodySchema, parseBody, schemaFromJson, slotDefault } from "./schema.ts";
 
 export async function buildRegistry(options: LoadRegistryOptions): Promise<Registry> {
   const { climbed, refused } = await loadPlugins(options);
   const core = await coreOperations();
-  const warnings = [...refused.filter((each) => each.state !== "skipped").map((each) => `the plugin ${each.name} is not loaded: ${each.reason}`), ...core.problems];
+  const warnings = [
+    ...refused
+      .filter((each) => each.state !== "skipped")
+      .map((each) => `the plugin ${each.name} is not loaded: ${each.reason}`),
+    ...core.problems,
+  ];
   const providers = climbed.flatMap(providersOf);
   const byHook = new Map<HookName, RegisteredProvider[]>();
   for (const provider of providers) byHook.set(provider.hook, [...(byHook.get(provider.hook) ?? []), provider]);
@@ -25,26 +30,67 @@ export async function buildRegistry(options: LoadRegistryOptions): Promise<Regis
     operationDocs.push(doc);
   };
   for (const [name, operation] of core.operations)
-    add({ name, plugin: null, place: { role: operation.runs, plugin: null }, facts: operation, input: operation.input, output: jsonSchemaOf(operation.output, "output"), declared: operation });
-  const docs = refused.map((each): PluginDoc => ({ name: each.name, version: each.version, origin: each.origin, folder: each.folder, state: each.state, reason: each.reason, provides: [], operations: [] }));
+    add({
+      name,
+      plugin: null,
+      place: { role: operation.runs, plugin: null },
+      facts: operation,
+      input: operation.input,
+      output: jsonSchemaOf(operation.output, "output"),
+      declared: operation,
+    });
+  const docs = refused.map(
+    (each): PluginDoc => ({
+      name: each.name,
+      version: each.version,
+      origin: each.origin,
+      folder: each.folder,
+      state: each.state,
+      reason: each.reason,
+      provides: [],
+      operations: [],
+    }),
+  );
   for (const { loaded, declaration } of climbed) {
     const foreign = loaded.origin === "installed" ? loaded.name : null;
     for (const [name, facts] of Object.entries(declaration.operations)) {
       const taken = operations.get(name);
-      if (taken !== undefined) throw new WaverError("plugin_conflict", `the operation ${name} of the plugin ${loaded.name} is already ${taken.plugin ?? "the host's own"}`);
+      if (taken !== undefined)
+        throw new WaverError(
+          "plugin_conflict",
+          `the operation ${name} of the plugin ${loaded.name} is already ${taken.plugin ?? "the host's own"}`,
+        );
       const declared = loaded.plugin?.operations?.[name] ?? null;
       const input = declared?.input ?? schemaFromJson(facts.input);
-      add({ name, plugin: loaded.name, place: { role: facts.runs, plugin: foreign }, facts, input, output: facts.output, declared });
+      add({
+        name,
+        plugin: loaded.name,
+        place: { role: facts.runs, plugin: foreign },
+        facts,
+        input,
+        output: facts.output,
+        declared,
+      });
     }
     docs.push({
-      name: loaded.name, version: loaded.version, origin: loaded.origin, folder: loaded.folder, state: "loaded", reason: "",
-      provides: declaration.provides.map(({ hook, id }) => `${hook}:${id}`), operations: Object.keys(declaration.operations),
+      name: loaded.name,
+      version: loaded.version,
+      origin: loaded.origin,
+      folder: loaded.folder,
+      state: "loaded",
+      reason: "",
+      provides: declaration.provides.map(({ hook, id }) => `${hook}:${id}`),
+      operations: Object.keys(declaration.operations),
     });
   }
 
-  const providerDocs = climbed.flatMap(({ loaded, declaration }) => declaration.provides.map((each): ProviderDoc => ({ ...each, plugin: loaded.name })));
+  const providerDocs = climbed.flatMap(({ loaded, declaration }) =>
+    declaration.provides.map((each): ProviderDoc => ({ ...each, plugin: loaded.name })),
+  );
   const body = { wire: WIRE_VERSION, version: hostVersion, operations: operationDocs, providers: providerDocs };
-  const pluginSet = textDigest(JSON.stringify([body, HOOK_API, climbed.map(({ loaded }) => [loaded.name, loaded.version, loaded.digest])]));
+  const pluginSet = textDigest(
+    JSON.stringify([body, HOOK_API, climbed.map(({ loaded }) => [loaded.name, loaded.version, loaded.digest])]),
+  );
   const wholeDoc: OperationsDoc = { ...body, pluginSet };
   return Object.freeze<Registry>({
     plugins: Object.freeze(docs.sort((a, b) => (a.name < b.name ? -1 : 1))),
@@ -92,20 +138,48 @@ function registered(
   warnings: string[],
 ): { operation: RegisteredOperation; doc: OperationDoc } {
   const defaults = config.defaults[name] ?? {};
-  for (const slot of Object.keys(defaults)) if (!(slot in facts.slots)) warnings.push(`the configuration has a default for ${name}.${slot}, which is no slot`);
+  for (const slot of Object.keys(defaults))
+    if (!(slot in facts.slots)) warnings.push(`the configuration has a default for ${name}.${slot}, which is no slot`);
   const parts: BodyParts = { name, input, slots: facts.slots, defaults, choices: (hook) => byHook.get(hook) ?? [] };
   const schema = bodySchema(parts);
   const examples = facts.examples ?? [];
   const operation = Object.freeze<RegisteredOperation>({
-    name, plugin, place, kind: facts.kind, summary: facts.summary, slots: facts.slots, examples, bodySchema: schema, declared,
+    name,
+    plugin,
+    place,
+    kind: facts.kind,
+    summary: facts.summary,
+    slots: facts.slots,
+    examples,
+    bodySchema: schema,
+    declared,
     parse: (body) => parseBody(parts, schema, body),
   });
   const slots = Object.entries(facts.slots).map(([key, slot]) => {
     const fallback = slotDefault(parts, key);
     const wanted = defaults[key];
-    if (wanted !== undefined && fallback === null) warnings.push(`the default of ${name}.${key} names a provider of ${slot.hook} that is not installed`);
-    return [key, { hook: slot.hook, summary: slot.summary, many: slot.many === true, optional: slot.optional === true, ...(fallback === null ? {} : { default: fallback }) }] as const;
+    if (wanted !== undefined && fallback === null)
+      warnings.push(`the default of ${name}.${key} names a provider of ${slot.hook} that is not installed`);
+    return [
+      key,
+      {
+        hook: slot.hook,
+        summary: slot.summary,
+        many: slot.many === true,
+        optional: slot.optional === true,
+        ...(fallback === null ? {} : { default: fallback }),
+      },
+    ] as const;
   });
-  const doc = { name, kind: facts.kind, summary: facts.summary, plugin, input: jsonSchemaOf(schema, "input"), output, slots: Object.fromEntries(slots), examples: [...examples] };
+  const doc = {
+    name,
+    kind: facts.kind,
+    summary: facts.summary,
+    plugin,
+    input: jsonSchemaOf(schema, "input"),
+    output,
+    slots: Object.fromEntries(slots),
+    examples: [...examples],
+  };
   return { operation, doc };
 }

@@ -24,7 +24,13 @@ export const OperationDeclaration = z.object({
   output: Bag,
   slots: z.record(
     z.string(),
-    z.object({ hook: hookName, summary: z.string(), many: z.boolean().optional(), optional: z.boolean().optional(), default: z.union([Bag, z.array(Bag)]).optional() }),
+    z.object({
+      hook: hookName,
+      summary: z.string(),
+      many: z.boolean().optional(),
+      optional: z.boolean().optional(),
+      default: z.union([Bag, z.array(Bag)]).optional(),
+    }),
   ),
   examples: z.array(z.string()),
 });

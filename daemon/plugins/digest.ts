@@ -18,7 +18,8 @@ export async function folderDigest(folder: string): Promise<string> {
   return `sha256:${hash.digest("hex")}`;
 }
 
-export const textDigest = (text: string): string => `sha256:${new Bun.CryptoHasher("sha256").update(text).digest("hex")}`;
+export const textDigest = (text: string): string =>
+  `sha256:${new Bun.CryptoHasher("sha256").update(text).digest("hex")}`;
 
 async function filesOf(folder: string, below: string, found: string[] = []): Promise<string[]> {
   for (const entry of await readdir(join(folder, below), { withFileTypes: true })) {
@@ -26,7 +27,8 @@ async function filesOf(folder: string, below: string, found: string[] = []): Pro
     const path = below === "" ? entry.name : `${below}/${entry.name}`;
     if (entry.isDirectory()) await filesOf(folder, path, found);
     else if (entry.isFile()) found.push(path);
-    if (found.length > MOST_FILES) throw new WaverError("plugin_invalid", `its folder holds more than ${MOST_FILES} files`);
+    if (found.length > MOST_FILES)
+      throw new WaverError("plugin_invalid", `its folder holds more than ${MOST_FILES} files`);
   }
   return found;
 }

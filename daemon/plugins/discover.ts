@@ -37,7 +37,9 @@ export interface Refused {
 export const PluginManifest = z.object({
   name: z.string().min(1),
   version: z.string().min(1),
-  keywords: z.array(z.string()).refine((words) => words.includes("waver-plugin"), { message: "has no keyword waver-plugin" }),
+  keywords: z
+    .array(z.string())
+    .refine((words) => words.includes("waver-plugin"), { message: "has no keyword waver-plugin" }),
   waver: z.object({ plugin: z.string().min(1), hookApi: z.string().min(1) }),
 });
 
@@ -54,12 +56,30 @@ export async function discover(config: Config): Promise<{ found: Found[]; refuse
   const refused: Refused[] = [];
   for (const name of await builtinNames()) {
     const folder = join(BUILTIN_FOLDER, name);
-    found.push({ name, version: "", origin: "builtin", folder, entry: join(folder, "index.ts"), hookApi: null, listed: wanted.has(name) });
+    found.push({
+      name,
+      version: "",
+      origin: "builtin",
+      folder,
+      entry: join(folder, "index.ts"),
+      hookApi: null,
+      listed: wanted.has(name),
+    });
   }
   for (const { name, folder, listed } of [...(await dependencies(config.home)), ...folders(config.plugins.list)]) {
     const read = await readManifest(folder);
     if ("reason" in read) {
-      if (read.isPlugin || listed) refused.push({ name, version: "", origin: "installed", folder, listed, state: "failed", code: "plugin_invalid", reason: read.reason });
+      if (read.isPlugin || listed)
+        refused.push({
+          name,
+          version: "",
+          origin: "installed",
+          folder,
+          listed,
+          state: "failed",
+          code: "plugin_invalid",
+          reason: read.reason,
+        });
       continue;
     }
     const entry = resolve(folder, read.manifest.waver.plugin);
@@ -79,7 +99,8 @@ export async function discover(config: Config): Promise<{ found: Found[]; refuse
 async function builtinNames(): Promise<string[]> {
   const entries = await readdir(BUILTIN_FOLDER, { withFileTypes: true });
   const names: string[] = [];
-  for (const entry of entries) if (entry.isDirectory() && (await isFile(join(BUILTIN_FOLDER, entry.name, "index.ts")))) names.push(entry.name);
+  for (const entry of entries)
+    if (entry.isDirectory() && (await isFile(join(BUILTIN_FOLDER, entry.name, "index.ts")))) names.push(entry.name);
   return names.sort();
 }
 
@@ -106,7 +127,9 @@ const folders = (list: readonly string[]): Candidate[] =>
 
 export const isPath = (name: string): boolean => isAbsolute(name) || name.startsWith("./") || name.startsWith("../");
 
-type ManifestRead = { readonly manifest: z.output<typeof PluginManifest> } | { readonly reason: string; readonly isPlugin: boolean };
+type ManifestRead =
+  | { readonly manifest: z.output<typeof PluginManifest> }
+  | { readonly reason: string; readonly isPlugin: boolean };
 
 /** Reads and checks package.json. A dependency that never claims to be a plugin is a library, not a failure. */
 export async function readManifest(folder: string): Promise<ManifestRead> {
@@ -117,12 +140,21 @@ export async function readManifest(folder: string): Promise<ManifestRead> {
   const parsed = PluginManifest.safeParse(raw);
   if (!parsed.success) {
     const issue = parsed.error.issues[0];
-    const claims = typeof raw === "object" && raw !== null && ("waver" in raw || String((raw as { keywords?: unknown }).keywords).includes("waver-plugin"));
-    return { reason: `its package.json does not describe a plugin: ${issue?.path.join(".") ?? ""} ${issue?.message ?? ""}`.trim(), isPlugin: claims };
+    const claims =
+      typeof raw === "object" &&
+      raw !== null &&
+      ("waver" in raw || String((raw as { keywords?: unknown }).keywords).includes("waver-plugin"));
+    return {
+      reason:
+        `its package.json does not describe a plugin: ${issue?.path.join(".") ?? ""} ${issue?.message ?? ""}`.trim(),
+      isPlugin: claims,
+    };
   }
   const entry = resolve(folder, parsed.data.waver.plugin);
-  if (!entry.startsWith(`${resolve(folder)}/`)) return { reason: "waver.plugin points outside the package", isPlugin: true };
-  if (!(await isFile(entry))) return { reason: `waver.plugin names a file that is not there: ${parsed.data.waver.plugin}`, isPlugin: true };
+  if (!entry.startsWith(`${resolve(folder)}/`))
+    return { reason: "waver.plugin points outside the package", isPlugin: true };
+  if (!(await isFile(entry)))
+    return { reason: `waver.plugin names a file that is not there: ${parsed.data.waver.plugin}`, isPlugin: true };
   return { manifest: parsed.data };
 }
 
@@ -130,7 +162,8 @@ async function readText(path: string): Promise<string | null> {
   try {
     return await readFile(path, "utf8");
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT" || (error as NodeJS.ErrnoException).code === "ENOTDIR") return null;
+    if ((error as NodeJS.ErrnoException).code === "ENOENT" || (error as NodeJS.ErrnoException).code === "ENOTDIR")
+      return null;
     throw error;
   }
 }
@@ -145,5 +178,8 @@ function parseJson(text: string): unknown {
 }
 
 async function isFile(path: string): Promise<boolean> {
-  return stat(path).then((found) => found.isFile(), () => false);
+  return stat(path).then(
+    (found) => found.isFile(),
+    () => false,
+  );
 }

@@ -8,7 +8,8 @@ import { declare } from "./declaration.ts";
 import { importForeign } from "./host.ts";
 
 const [entry, digest, output] = process.argv.slice(2);
-if (entry === undefined || digest === undefined || output === undefined) throw new Error("extract.ts ENTRY DIGEST OUTPUT");
+if (entry === undefined || digest === undefined || output === undefined)
+  throw new Error("extract.ts ENTRY DIGEST OUTPUT");
 
 let result: unknown;
 try {

@@ -13,8 +13,14 @@ export function provideContract(): void {
   plugin({
     name: "waver-contract",
     setup(build) {
-      build.module("waver/plugin", async () => ({ loader: "object", exports: { ...(await import("../../plugins/index.ts")) } }));
-      build.module("waver/plugin/testing", async () => ({ loader: "object", exports: { ...(await import("../../plugins/testing.ts")) } }));
+      build.module("waver/plugin", async () => ({
+        loader: "object",
+        exports: { ...(await import("../../plugins/index.ts")) },
+      }));
+      build.module("waver/plugin/testing", async () => ({
+        loader: "object",
+        exports: { ...(await import("../../plugins/testing.ts")) },
+      }));
     },
   });
 }

@@ -31,7 +31,11 @@ export interface LadderOptions {
 }
 
 /** All plugins that reached the top, in order, and the rung at which each other one stopped. */
-export async function loadPlugins({ config, signal, quarantined }: LadderOptions): Promise<{ climbed: Climbed[]; refused: Refused[] }> {
+export async function loadPlugins({
+  config,
+  signal,
+  quarantined,
+}: LadderOptions): Promise<{ climbed: Climbed[]; refused: Refused[] }> {
   const { found, refused } = await discover(config);
   const results = await Promise.all(found.map((each) => climb(each, config, signal, quarantined)));
   signal.throwIfAborted();
@@ -41,18 +45,38 @@ export async function loadPlugins({ config, signal, quarantined }: LadderOptions
   outcome.refused.push(...unique.refused);
   for (const name of config.plugins.list)
     if (!isPath(name) && !found.some((each) => each.name === name) && !refused.some((each) => each.name === name))
-      throw new WaverError("plugin_failed", `the plugin ${name} is named in the configuration but is not installed`, { hint: `install it: waver plugins add ${name}` });
+      throw new WaverError("plugin_failed", `the plugin ${name} is named in the configuration but is not installed`, {
+        hint: `install it: waver plugins add ${name}`,
+      });
   const loud = outcome.refused.find((each) => each.listed && each.state === "failed");
-  if (loud !== undefined) throw new WaverError(loud.code, `the plugin ${loud.name} is named in the configuration but cannot be loaded: ${loud.reason}`);
+  if (loud !== undefined)
+    throw new WaverError(
+      loud.code,
+      `the plugin ${loud.name} is named in the configuration but cannot be loaded: ${loud.reason}`,
+    );
   return { climbed: unique.kept, refused: outcome.refused };
 }
 
-async function climb(found: Found, config: Config, signal: AbortSignal, quarantined: LadderOptions["quarantined"]): Promise<Climbed | Refused> {
+async function climb(
+  found: Found,
+  config: Config,
+  signal: AbortSignal,
+  quarantined: LadderOptions["quarantined"],
+): Promise<Climbed | Refused> {
   const refuse = (state: Refused["state"], code: ErrorCode, reason: string): Refused => ({
-    name: found.name, version: found.version, origin: found.origin, folder: found.folder, listed: found.listed, state, code, reason,
+    name: found.name,
+    version: found.version,
+    origin: found.origin,
+    folder: found.folder,
+    listed: found.listed,
+    state,
+    code,
+    reason,
   });
-  if (config.plugins.disable.includes(found.name)) return refuse("skipped", "plugin_failed", "it is disabled in the configuration");
-  if (!config.plugins.discover && !found.listed) return refuse("skipped", "plugin_failed", "discovery is off and the configuration does not name it");
+  if (config.plugins.disable.includes(found.name))
+    return refuse("skipped", "plugin_failed", "it is disabled in the configuration");
+  if (!config.plugins.discover && !found.listed)
+    return refuse("skipped", "plugin_failed", "discovery is off and the configuration does not name it");
   const crash = quarantined?.get(found.name);
   if (crash !== undefined) return refuse("quarantined", "plugin_failed", crash);
   try {
@@ -60,13 +84,24 @@ async function climb(found: Found, config: Config, signal: AbortSignal, quaranti
     const digest = await folderDigest(found.folder);
     if (found.origin === "installed") {
       const declaration = await extracted(found, digest, config, signal);
-      if (declaration.name !== found.name) return refuse("failed", "plugin_invalid", `its package is named ${found.name} but its declaration ${declaration.name}`);
+      if (declaration.name !== found.name)
+        return refuse(
+          "failed",
+          "plugin_invalid",
+          `its package is named ${found.name} but its declaration ${declaration.name}`,
+        );
       for (const [name, operation] of Object.entries(declaration.operations))
-        if (operation.runs === "daemon") return refuse("failed", "plugin_invalid", `its operation ${name} wants to run in the daemon, which imports no third-party code`);
+        if (operation.runs === "daemon")
+          return refuse(
+            "failed",
+            "plugin_invalid",
+            `its operation ${name} wants to run in the daemon, which imports no third-party code`,
+          );
       return { loaded: { ...entryOf(found, digest), version: found.version, plugin: null }, declaration };
     }
     const plugin = await imported(found.entry, signal);
-    if (plugin.name !== found.name) return refuse("failed", "plugin_invalid", `its folder is named ${found.name} but its declaration ${plugin.name}`);
+    if (plugin.name !== found.name)
+      return refuse("failed", "plugin_invalid", `its folder is named ${found.name} but its declaration ${plugin.name}`);
     return { loaded: { ...entryOf(found, digest), version: plugin.version, plugin }, declaration: declare(plugin) };
   } catch (error) {
     if (signal.aborted) throw error;
@@ -76,16 +111,23 @@ async function climb(found: Found, config: Config, signal: AbortSignal, quaranti
 }
 
 const entryOf = (found: Found, digest: string): Omit<LoadedPlugin, "version" | "plugin"> => ({
-  name: found.name, origin: found.origin, entry: found.entry, folder: found.folder, digest,
+  name: found.name,
+  origin: found.origin,
+  entry: found.entry,
+  folder: found.folder,
+  digest,
 });
 
 async function imported(entry: string, signal: AbortSignal): Promise<Plugin> {
   const timeout = AbortSignal.timeout(IMPORT_MS);
-  const module = (await raced(import(entry), AbortSignal.any([signal, timeout]), () => late())) as { default?: unknown };
+  const module = (await raced(import(entry), AbortSignal.any([signal, timeout]), () => late())) as {
+    default?: unknown;
+  };
   return checkPlugin(module.default);
 }
 
-const late = (): WaverError => new WaverError("plugin_timeout", `it did not finish importing within ${IMPORT_MS / 1000} s`);
+const late = (): WaverError =>
+  new WaverError("plugin_timeout", `it did not finish importing within ${IMPORT_MS / 1000} s`);
 
 function raced<T>(work: Promise<T>, signal: AbortSignal, error: () => Error): Promise<T> {
   return new Promise((done, fail) => {
@@ -96,7 +138,9 @@ function raced<T>(work: Promise<T>, signal: AbortSignal, error: () => Error): Pr
 
 const Extraction = z.union([
   z.object({ declaration: Declaration }),
-  z.object({ refused: z.object({ code: z.enum(Object.keys(ERROR_CODES) as [ErrorCode, ...ErrorCode[]]), reason: z.string() }) }),
+  z.object({
+    refused: z.object({ code: z.enum(Object.keys(ERROR_CODES) as [ErrorCode, ...ErrorCode[]]), reason: z.string() }),
+  }),
 ]);
 
 /** The declaration of a third-party plugin, from the cache or from a child process that imports it once. */
@@ -119,12 +163,20 @@ async function extracted(found: Found, digest: string, config: Config, signal: A
   return extraction.declaration;
 }
 
-async function spawnExtract(found: Found, digest: string, output: string, signal: AbortSignal): Promise<{ code: ErrorCode; reason: string } | null> {
-  const child = Bun.spawn([process.execPath, "--no-install", join(import.meta.dir, "extract.ts"), found.entry, digest, output], {
-    cwd: found.folder,
-    env: scrubbedEnv(),
-    stdio: ["ignore", "ignore", "ignore"],
-  });
+async function spawnExtract(
+  found: Found,
+  digest: string,
+  output: string,
+  signal: AbortSignal,
+): Promise<{ code: ErrorCode; reason: string } | null> {
+  const child = Bun.spawn(
+    [process.execPath, "--no-install", join(import.meta.dir, "extract.ts"), found.entry, digest, output],
+    {
+      cwd: found.folder,
+      env: scrubbedEnv(),
+      stdio: ["ignore", "ignore", "ignore"],
+    },
+  );
   const timeout = AbortSignal.timeout(IMPORT_MS);
   const kill = (): void => child.kill("SIGKILL");
   const ended = AbortSignal.any([signal, timeout]);
@@ -134,7 +186,10 @@ async function spawnExtract(found: Found, digest: string, output: string, signal
   signal.throwIfAborted();
   if (timeout.aborted) return { code: "plugin_timeout", reason: late().message };
   if (await Bun.file(output).exists()) return null;
-  return { code: "plugin_failed", reason: `it ended the process with ${child.signalCode ?? `code ${code}`} while being imported` };
+  return {
+    code: "plugin_failed",
+    reason: `it ended the process with ${child.signalCode ?? `code ${code}`} while being imported`,
+  };
 }
 
 async function read(file: string, maxAge = Number.POSITIVE_INFINITY): Promise<z.output<typeof Extraction> | null> {
@@ -165,7 +220,10 @@ function withoutDuplicates(climbed: readonly Climbed[]): { kept: Climbed[]; refu
       continue;
     }
     const { name, version, origin, folder } = each.loaded;
-    const reason = reserved !== undefined ? `the operation name ${reserved} is reserved` : `${taken} is given by both ${owners.get(taken as string)} and ${name}`;
+    const reason =
+      reserved !== undefined
+        ? `the operation name ${reserved} is reserved`
+        : `${taken} is given by both ${owners.get(taken as string)} and ${name}`;
     refused.push({ name, version, origin, folder, listed: false, state: "failed", code: "plugin_conflict", reason });
   }
   return { kept, refused };

@@ -40,7 +40,8 @@ export function slotDefault(parts: BodyParts, slotName: string): unknown {
   for (const candidate of [parts.defaults[slotName], slot.default]) {
     if (candidate === undefined) continue;
     const picks = (Array.isArray(candidate) ? candidate : [candidate]).map(longForm);
-    if (picks.every((pick) => typeof pick === "object" && pick !== null && ids.has((pick as { id: string }).id))) return slot.many === true ? picks : picks[0];
+    if (picks.every((pick) => typeof pick === "object" && pick !== null && ids.has((pick as { id: string }).id)))
+      return slot.many === true ? picks : picks[0];
   }
   return null;
 }
@@ -55,7 +56,8 @@ export function bodySchema(parts: BodyParts): z.ZodObject {
 function slotSchema(parts: BodyParts, name: string, slot: Slot): z.ZodType {
   const options = parts.choices(slot.hook).map(({ id, options }) => options.safeExtend({ id: z.literal(id) }).strict());
   const [head, ...tail] = options;
-  const one: z.ZodType = head === undefined ? z.strictObject({ id: z.string() }) : z.discriminatedUnion("id", [head, ...tail]);
+  const one: z.ZodType =
+    head === undefined ? z.strictObject({ id: z.string() }) : z.discriminatedUnion("id", [head, ...tail]);
   const described = (slot.many === true ? z.array(one) : one).meta({ description: slot.summary });
   const fallback = slotDefault(parts, name);
   // prefault, not default: the options inside the default pick get their own defaults.
@@ -68,14 +70,16 @@ const longForm = (pick: unknown): unknown => (typeof pick === "string" ? { id: p
 
 /** Parses a body, short forms included, or throws one clear sentence. */
 export function parseBody(parts: BodyParts, schema: z.ZodObject, body: unknown): ParsedBody {
-  if (body === null || typeof body !== "object" || Array.isArray(body)) throw new WaverError("invalid_input", `${parts.name} takes a JSON object`);
+  if (body === null || typeof body !== "object" || Array.isArray(body))
+    throw new WaverError("invalid_input", `${parts.name} takes a JSON object`);
   const normal: Bag = { ...(body as Bag) };
   for (const [name, slot] of Object.entries(parts.slots)) {
     const given = normal[name];
     if (given === undefined) continue;
     if (slot.many === true) normal[name] = (Array.isArray(given) ? given : [given]).map(longForm);
     else normal[name] = withId(longForm(given), slotDefault(parts, name));
-    if (parts.choices(slot.hook).length === 0) throw new WaverError("no_provider", `${name}: no installed plugin provides the hook ${slot.hook}`);
+    if (parts.choices(slot.hook).length === 0)
+      throw new WaverError("no_provider", `${name}: no installed plugin provides the hook ${slot.hook}`);
   }
   const parsed = schema.safeParse(normal);
   if (!parsed.success) throw explain(parts, normal, parsed.error);
@@ -111,14 +115,26 @@ function explain(parts: BodyParts, body: Bag, error: z.ZodError): WaverError {
   if (slot !== undefined) {
     const ids = parts.choices(slot.hook).map((choice) => choice.id);
     const id = valueAt(body, path);
-    if (ids.length === 0) return new WaverError("no_provider", `${path[0]}: no installed plugin provides the hook ${slot.hook}`, { data });
+    if (ids.length === 0)
+      return new WaverError("no_provider", `${path[0]}: no installed plugin provides the hook ${slot.hook}`, { data });
     if (issue.code === "invalid_union" && path.at(-1) === "id" && typeof id === "string")
-      return new WaverError("no_provider", `${path[0]}: no provider of ${slot.hook} is named ${id}`, { hint: didYouMean(id, ids), data });
-    if (valueAt(body, path.slice(0, 1)) === undefined) return new WaverError("invalid_input", `${parts.name} needs ${path[0]}: ${slot.summary}`, { hint: `one of ${ids.join(", ")}`, data });
+      return new WaverError("no_provider", `${path[0]}: no provider of ${slot.hook} is named ${id}`, {
+        hint: didYouMean(id, ids),
+        data,
+      });
+    if (valueAt(body, path.slice(0, 1)) === undefined)
+      return new WaverError("invalid_input", `${parts.name} needs ${path[0]}: ${slot.summary}`, {
+        hint: `one of ${ids.join(", ")}`,
+        data,
+      });
   }
   const missing = valueAt(body, path) === undefined && issue.code === "invalid_type";
   const where = path.join(".");
-  return new WaverError("invalid_input", missing ? `${parts.name} needs ${where}` : `${where === "" ? parts.name : where}: ${issue.message}`, { data });
+  return new WaverError(
+    "invalid_input",
+    missing ? `${parts.name} needs ${where}` : `${where === "" ? parts.name : where}: ${issue.message}`,
+    { data },
+  );
 }
 
 /** Keys that would have been accepted where an unknown one stood; null inside nested values. */

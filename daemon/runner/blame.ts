@@ -12,9 +12,13 @@ export function blame(error: unknown, culprit: Culprit): WaverError {
   // The innermost provider is the one at fault; a cancelled job is nobody's failure.
   if (known.code === "cancelled" || known.data?.["plugin"] !== undefined) return known;
   const isOurs = known.code !== "internal";
-  return new WaverError(isOurs ? known.code : "plugin_failed", isOurs ? known.message : `${culprit.hook} ${culprit.id} (plugin ${culprit.plugin}) failed: ${known.message}`, {
-    cause: error,
-    ...(known.hint === undefined ? {} : { hint: known.hint }),
-    data: { ...known.data, ...culprit },
-  });
+  return new WaverError(
+    isOurs ? known.code : "plugin_failed",
+    isOurs ? known.message : `${culprit.hook} ${culprit.id} (plugin ${culprit.plugin}) failed: ${known.message}`,
+    {
+      cause: error,
+      ...(known.hint === undefined ? {} : { hint: known.hint }),
+      data: { ...known.data, ...culprit },
+    },
+  );
 }

@@ -1,7 +1,8 @@
 /** The plugins' code in this process: what may be imported here, imported once, set up once, disposed in reverse. */
+
+import { checkPlugin, shapeOf } from "../../plugins/check.ts";
 import { type AnyOperation, type AnyProvider, hooks, type Plugin, WaverError } from "../../plugins/index.ts";
 import type { Config } from "../config.ts";
-import { checkPlugin, shapeOf } from "../../plugins/check.ts";
 import { importForeign } from "../plugins/host.ts";
 import type { LoadedPlugin, RegisteredOperation, RegisteredProvider, Registry } from "../plugins/registry.ts";
 
@@ -48,14 +49,19 @@ export class PluginCode implements AsyncDisposable {
   async provider(registry: Registry, found: RegisteredProvider): Promise<AnyProvider> {
     const plugin = await this.#plugin(registry, found.plugin);
     const provided = plugin.provides.find((each) => each.hook === found.hook && each.provider.id === found.id);
-    if (provided === undefined) throw new WaverError("plugin_invalid", `the plugin ${found.plugin} no longer provides ${found.id} of ${found.hook}`);
+    if (provided === undefined)
+      throw new WaverError(
+        "plugin_invalid",
+        `the plugin ${found.plugin} no longer provides ${found.id} of ${found.hook}`,
+      );
     return provided.provider;
   }
 
   async operation(registry: Registry, found: RegisteredOperation): Promise<AnyOperation> {
     if (found.plugin === null) return found.declared as AnyOperation;
     const operation = (await this.#plugin(registry, found.plugin)).operations?.[found.name];
-    if (operation === undefined) throw new WaverError("plugin_invalid", `the plugin ${found.plugin} no longer has the operation ${found.name}`);
+    if (operation === undefined)
+      throw new WaverError("plugin_invalid", `the plugin ${found.plugin} no longer has the operation ${found.name}`);
     return operation;
   }
 
@@ -87,19 +93,27 @@ export class PluginCode implements AsyncDisposable {
 
   async #import(loaded: LoadedPlugin): Promise<Plugin> {
     const { role, plugin } = this.#options;
-    if (role === "daemon" || (role === "worker" && plugin !== loaded.name)) throw new WaverError("internal", `the plugin ${loaded.name} was asked of a process that must not import it`);
+    if (role === "daemon" || (role === "worker" && plugin !== loaded.name))
+      throw new WaverError("internal", `the plugin ${loaded.name} was asked of a process that must not import it`);
     return checkPlugin(await importForeign(loaded.entry, loaded.digest));
   }
 
   #configOf(plugin: Plugin): Record<string, unknown> {
     const { config } = this.#options;
     // Facts of the host that a plugin asks for by naming a field after them.
-    const facts = { home: config.home, cache: config.cache, ...(config.endpoint === undefined ? {} : { endpoint: config.endpoint }) };
+    const facts = {
+      home: config.home,
+      cache: config.cache,
+      ...(config.endpoint === undefined ? {} : { endpoint: config.endpoint }),
+    };
     const asked = shapeOf(plugin.config);
     const given = Object.fromEntries(Object.entries(facts).filter(([name]) => name in asked));
     const parsed = plugin.config.safeParse({ ...given, ...config.plugin[plugin.name] });
     if (parsed.success) return parsed.data;
     const issue = parsed.error.issues[0];
-    throw new WaverError("invalid_input", `the configuration plugin.${plugin.name} is wrong: ${issue?.path.join(".") ?? ""} ${issue?.message ?? ""}`);
+    throw new WaverError(
+      "invalid_input",
+      `the configuration plugin.${plugin.name} is wrong: ${issue?.path.join(".") ?? ""} ${issue?.message ?? ""}`,
+    );
   }
 }

@@ -1,8 +1,19 @@
 /** What operations and providers are given: the job's signal, progress, log, units, and other providers by hook. */
 import { mkdir } from "node:fs/promises";
 import {
-  type AnyProvider, type Context, type HookName, hooks, type In, type JobOutput, type Log, type Media, type Out, type Store, type Traits,
-  type Used, WaverError,
+  type AnyProvider,
+  type Context,
+  type HookName,
+  hooks,
+  type In,
+  type JobOutput,
+  type Log,
+  type Media,
+  type Out,
+  type Store,
+  type Traits,
+  type Used,
+  WaverError,
 } from "../../plugins/index.ts";
 import type { Daemon } from "../operations/context.ts";
 import { textDigest } from "../plugins/digest.ts";
@@ -42,7 +53,13 @@ export interface Work {
   progress(progress: Progress): void;
   log(level: "info" | "warn" | "error", event: string, fields: Record<string, unknown>): void;
   /** Runs a portable provider in another process. */
-  use(hook: HookName, id: string, options: Record<string, unknown>, input: unknown, signal: AbortSignal): Promise<unknown>;
+  use(
+    hook: HookName,
+    id: string,
+    options: Record<string, unknown>,
+    input: unknown,
+    signal: AbortSignal,
+  ): Promise<unknown>;
   submit(operation: string, input: Record<string, unknown>, signal: AbortSignal): Promise<JobOutput>;
 }
 
@@ -101,7 +118,8 @@ class JobContext implements Context {
   }
 
   get media(): Media {
-    return (this.#media ??= this.#parts.host.media(this.#parts.signal));
+    this.#media ??= this.#parts.host.media(this.#parts.signal);
+    return this.#media;
   }
 
   get store(): Store {
@@ -118,7 +136,12 @@ class JobContext implements Context {
     work.log(level === "warn" || level === "error" ? level : "info", event, { ...rest, ...culprit });
   };
 
-  readonly progress = (done: number, total: number, stage = "work", detail?: Readonly<Record<string, unknown>>): void => {
+  readonly progress = (
+    done: number,
+    total: number,
+    stage = "work",
+    detail?: Readonly<Record<string, unknown>>,
+  ): void => {
     this.#parts.meter.report(done, total, stage, detail);
   };
 
@@ -135,8 +158,13 @@ class JobContext implements Context {
     return this.#parts.units.once(key, schema, work);
   };
 
-  readonly providers = <H extends HookName>(hook: H): readonly { readonly id: string; readonly traits: Traits<H>; readonly summary: string }[] =>
-    this.#parts.host.registry().providers(hook).map(({ id, traits, summary }) => ({ id, traits: traits as Traits<H>, summary }));
+  readonly providers = <H extends HookName>(
+    hook: H,
+  ): readonly { readonly id: string; readonly traits: Traits<H>; readonly summary: string }[] =>
+    this.#parts.host
+      .registry()
+      .providers(hook)
+      .map(({ id, traits, summary }) => ({ id, traits: traits as Traits<H>, summary }));
 
   readonly run = async (operation: string, input: Readonly<Record<string, unknown>>): Promise<JobOutput> => {
     this.#parts.signal.throwIfAborted();
@@ -144,15 +172,23 @@ class JobContext implements Context {
     return this.#parts.work.submit(operation, { ...input }, this.#parts.signal);
   };
 
-  readonly use = async <H extends HookName>(hook: H, id: string, options: Readonly<Record<string, unknown>> = {}): Promise<Used<H>> => {
+  readonly use = async <H extends HookName>(
+    hook: H,
+    id: string,
+    options: Readonly<Record<string, unknown>> = {},
+  ): Promise<Used<H>> => {
     const { host, signal } = this.#parts;
     signal.throwIfAborted();
     const found = await this.#find(hook, id);
     if (host.code.isLocal(found)) return this.#useHere(hook, found, options);
     if (!hooks[hook].portable)
-      throw new WaverError("needs_unmet", `${id} of ${hook} runs on the device and its value cannot leave it; this job runs elsewhere`, {
-        hint: "an operation that uses it must run on the device",
-      });
+      throw new WaverError(
+        "needs_unmet",
+        `${id} of ${hook} runs on the device and its value cannot leave it; this job runs elsewhere`,
+        {
+          hint: "an operation that uses it must run on the device",
+        },
+      );
     return this.#useElsewhere(hook, found, options);
   };
 
@@ -160,11 +196,21 @@ class JobContext implements Context {
     const { host } = this.#parts;
     const found = host.registry().provider(hook, id) ?? (await host.refresh()).provider(hook, id);
     if (found !== undefined) return found;
-    const ids = host.registry().providers(hook).map((each) => each.id);
-    throw new WaverError("no_provider", `no provider of ${hook} is named ${id}`, { hint: didYouMean(id, ids), data: { hook, id, known: ids } });
+    const ids = host
+      .registry()
+      .providers(hook)
+      .map((each) => each.id);
+    throw new WaverError("no_provider", `no provider of ${hook} is named ${id}`, {
+      hint: didYouMean(id, ids),
+      data: { hook, id, known: ids },
+    });
   }
 
-  async #useHere<H extends HookName>(hook: H, found: RegisteredProvider, options: Readonly<Record<string, unknown>>): Promise<Used<H>> {
+  async #useHere<H extends HookName>(
+    hook: H,
+    found: RegisteredProvider,
+    options: Readonly<Record<string, unknown>>,
+  ): Promise<Used<H>> {
     const { host, held: mine } = this.#parts;
     const culprit: Culprit = { plugin: found.plugin, hook, id: found.id };
     try {
@@ -172,13 +218,19 @@ class JobContext implements Context {
       const parsed = parseOptions(provider, options, culprit);
       checkNeeds(host.registry(), provider.needs, `${found.id} of ${hook}`);
       // Nothing to load, nothing to keep.
-      const held: Held = provider.load === undefined ? { state: undefined, release: () => undefined } : await host.residency.acquire(this.#loading(provider, parsed, culprit), this.signal);
+      const held: Held =
+        provider.load === undefined
+          ? { state: undefined, release: () => undefined }
+          : await host.residency.acquire(this.#loading(provider, parsed, culprit), this.signal);
       mine.add(held);
       const ctx = this.#for(culprit, {});
       const call = async (input: In<H>): Promise<Out<H>> => {
         this.signal.throwIfAborted();
         try {
-          return checkOutput(hook, await provider.run(checkInput(hook, input), { options: parsed, state: held.state, ctx }));
+          return checkOutput(
+            hook,
+            await provider.run(checkInput(hook, input), { options: parsed, state: held.state, ctx }),
+          );
         } catch (error) {
           throw blame(error, culprit);
         }
@@ -191,7 +243,11 @@ class JobContext implements Context {
     }
   }
 
-  #loading(provider: AnyProvider, options: Record<string, unknown>, culprit: Culprit): Parameters<Residency["acquire"]>[0] {
+  #loading(
+    provider: AnyProvider,
+    options: Record<string, unknown>,
+    culprit: Culprit,
+  ): Parameters<Residency["acquire"]>[0] {
     const { hook, id } = culprit;
     // What a load uses stays in use as long as what it loaded.
     const held = new Set<Held>();
@@ -207,15 +263,27 @@ class JobContext implements Context {
     };
   }
 
-  async #useElsewhere<H extends HookName>(hook: H, found: RegisteredProvider, options: Readonly<Record<string, unknown>>): Promise<Used<H>> {
+  async #useElsewhere<H extends HookName>(
+    hook: H,
+    found: RegisteredProvider,
+    options: Readonly<Record<string, unknown>>,
+  ): Promise<Used<H>> {
     const { work } = this.#parts;
     const culprit: Culprit = { plugin: found.plugin, hook, id: found.id };
     const call = async (input: In<H>): Promise<Out<H>> => {
       this.signal.throwIfAborted();
-      const crossing = takesFrames(hook) ? toFacts(input, (error) => this.log("unread_frames_failed", { level: "warn", reason: String(error) })) : input;
+      const crossing = takesFrames(hook)
+        ? toFacts(input, (error) => this.log("unread_frames_failed", { level: "warn", reason: String(error) }))
+        : input;
       return checkOutput(hook, await work.use(hook, found.id, { ...options }, crossing, this.signal));
     };
-    return disposable(async (input: In<H>) => call(input).catch((error: unknown) => { throw blame(error, culprit); }), () => undefined);
+    return disposable(
+      async (input: In<H>) =>
+        call(input).catch((error: unknown) => {
+          throw blame(error, culprit);
+        }),
+      () => undefined,
+    );
   }
 
   #for(culprit: Culprit, own: Partial<Pick<Parts, "signal" | "held">>): JobContext {
@@ -223,25 +291,40 @@ class JobContext implements Context {
   }
 }
 
-const disposable = <F extends (...args: never[]) => unknown>(call: F, dispose: () => void): F & Disposable => Object.assign(call, { [Symbol.dispose]: dispose });
+const disposable = <F extends (...args: never[]) => unknown>(call: F, dispose: () => void): F & Disposable =>
+  Object.assign(call, { [Symbol.dispose]: dispose });
 
-function parseOptions(provider: AnyProvider, options: Readonly<Record<string, unknown>>, { hook, id }: Culprit): Record<string, unknown> {
+function parseOptions(
+  provider: AnyProvider,
+  options: Readonly<Record<string, unknown>>,
+  { hook, id }: Culprit,
+): Record<string, unknown> {
   // A pick is handed on whole: its id is not an option.
   const { id: _, ...given } = options;
   const known = Object.keys(provider.options.shape);
   const unknown = Object.keys(given).find((key) => !known.includes(key));
-  if (unknown !== undefined) throw new WaverError("unknown_option", `${hook} ${id} has no option ${unknown}`, { hint: didYouMean(unknown, known) });
+  if (unknown !== undefined)
+    throw new WaverError("unknown_option", `${hook} ${id} has no option ${unknown}`, {
+      hint: didYouMean(unknown, known),
+    });
   const parsed = provider.options.safeParse(given);
   if (parsed.success) return parsed.data;
   const issue = parsed.error.issues[0];
-  throw new WaverError("invalid_input", `${hook} ${id}: ${issue?.path.join(".") ?? "options"}: ${issue?.message ?? "invalid"}`);
+  throw new WaverError(
+    "invalid_input",
+    `${hook} ${id}: ${issue?.path.join(".") ?? "options"}: ${issue?.message ?? "invalid"}`,
+  );
 }
 
 /** Values that cross processes are checked at every edge; values beside tensors by type only. */
 function checkInput<H extends HookName>(hook: H, input: In<H>): In<H> {
   if (!hooks[hook].portable) return input;
   const parsed = hooks[hook].input.safeParse(input);
-  if (!parsed.success) throw new WaverError("invalid_input", `the input of ${hook} is wrong: ${parsed.error.issues[0]?.path.join(".") ?? ""} ${parsed.error.issues[0]?.message ?? ""}`);
+  if (!parsed.success)
+    throw new WaverError(
+      "invalid_input",
+      `the input of ${hook} is wrong: ${parsed.error.issues[0]?.path.join(".") ?? ""} ${parsed.error.issues[0]?.message ?? ""}`,
+    );
   return parsed.data as In<H>;
 }
 
@@ -249,7 +332,10 @@ function checkOutput<H extends HookName>(hook: H, output: unknown): Out<H> {
   if (!hooks[hook].portable) return output as Out<H>;
   const parsed = hooks[hook].output.safeParse(output);
   if (!parsed.success)
-    throw new WaverError("plugin_failed", `it returned something else than ${hook} promises: ${parsed.error.issues[0]?.path.join(".") ?? ""} ${parsed.error.issues[0]?.message ?? ""}`);
+    throw new WaverError(
+      "plugin_failed",
+      `it returned something else than ${hook} promises: ${parsed.error.issues[0]?.path.join(".") ?? ""} ${parsed.error.issues[0]?.message ?? ""}`,
+    );
   return parsed.data as Out<H>;
 }
 

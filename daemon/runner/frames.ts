@@ -1,7 +1,15 @@
 /** Clips across a process boundary: facts travel, pixels do not; the other side decodes for itself. */
-import { type ClipFrames, type FrameBatch, type FrameView, type HookName, hooks, type Media } from "../../plugins/index.ts";
-import { Clip, Source } from "../../plugins/types.ts";
+
 import { z } from "zod";
+import {
+  type ClipFrames,
+  type FrameBatch,
+  type FrameView,
+  type HookName,
+  hooks,
+  type Media,
+} from "../../plugins/index.ts";
+import { Clip, Source } from "../../plugins/types.ts";
 
 const Facts = z.object({ clip: Clip, source: Source });
 
@@ -21,12 +29,16 @@ export function toFacts(input: unknown, onError: (error: unknown) => void): unkn
 /** The input as the provider wants it, decoded here in the view its traits ask for. */
 export function fromFacts(input: unknown, view: FrameView | null, media: Media, signal: AbortSignal): ClipFrames {
   const { clip, source } = Facts.parse(input);
-  const frames = view === null ? nothing() : media.frames(source.path, view, { start: clip.start, end: clip.end, signal });
+  const frames =
+    view === null ? nothing() : media.frames(source.path, view, { start: clip.start, end: clip.end, signal });
   return { clip, source, frames };
 }
 
 async function drain(frames: AsyncIterable<FrameBatch>): Promise<void> {
-  for await (const _ of frames) continue;
+  for await (const _ of frames);
 }
 
-async function* nothing(): AsyncGenerator<FrameBatch> {}
+/** For providers that look at facts only. */
+async function* nothing(): AsyncGenerator<FrameBatch> {
+  yield* [];
+}

@@ -5,8 +5,8 @@
 import { join } from "node:path";
 import { type JobOutput, WaverError } from "../../plugins/index.ts";
 import { type Config, loadConfig } from "../config.ts";
-import { loadRegistry, type Registry } from "../plugins/registry.ts";
 import { textDigest } from "../plugins/digest.ts";
+import { loadRegistry, type Registry } from "../plugins/registry.ts";
 import type { Progress } from "../wire.ts";
 import type { Work } from "./context.ts";
 import type { Link } from "./link.ts";
@@ -35,10 +35,23 @@ export async function openInline(options: InlineOptions): Promise<Inline> {
   const reload = async (): Promise<Registry> => (registry = await load());
   const nobody = (): Promise<never> => Promise.reject(new WaverError("internal", "an inline runner has nobody to ask"));
   const link: Link = { send: () => undefined, use: nobody, submit: nobody };
-  const runner = new Runner({ role: "inline", device: options.config.device, plugin: null, config: options.config, registry, link, reload, daemon: { config: options.config, registry: () => registry, reload } });
+  const runner = new Runner({
+    role: "inline",
+    device: options.config.device,
+    plugin: null,
+    config: options.config,
+    registry,
+    link,
+    reload,
+    daemon: { config: options.config, registry: () => registry, reload },
+  });
   const root = options.workDir ?? join(options.config.home, "inline");
 
-  async function run(operation: string, body: Readonly<Record<string, unknown>>, until: AbortSignal): Promise<JobOutput> {
+  async function run(
+    operation: string,
+    body: Readonly<Record<string, unknown>>,
+    until: AbortSignal,
+  ): Promise<JobOutput> {
     const id = textDigest(JSON.stringify([operation, body])).slice("sha256:".length, "sha256:".length + 16);
     const work: Work = {
       signal: until,
@@ -50,10 +63,20 @@ export async function openInline(options: InlineOptions): Promise<Inline> {
     };
     const start = performance.now();
     const output = await runner.execute(operation, body, work);
-    return { jobId: `inline-${id}`, reused: false, output, seconds: (performance.now() - start) / 1000, peakBytes: peakBytes() };
+    return {
+      jobId: `inline-${id}`,
+      reused: false,
+      output,
+      seconds: (performance.now() - start) / 1000,
+      peakBytes: peakBytes(),
+    };
   }
 
-  return { registry: () => registry, run: (operation, body) => run(operation, body, signal), [Symbol.asyncDispose]: () => runner[Symbol.asyncDispose]() };
+  return {
+    registry: () => registry,
+    run: (operation, body) => run(operation, body, signal),
+    [Symbol.asyncDispose]: () => runner[Symbol.asyncDispose](),
+  };
 }
 
 if (import.meta.main) {
@@ -63,9 +86,12 @@ if (import.meta.main) {
   await using inline = await openInline({
     config: await loadConfig(),
     signal: abort.signal,
-    onProgress: ({ stage, done, total, rate }, name) => process.stderr.write(`${name} ${stage} ${done}/${total}${rate === undefined ? "" : ` ${rate.toFixed(2)}/s`}\n`),
+    onProgress: ({ stage, done, total, rate }, name) =>
+      process.stderr.write(`${name} ${stage} ${done}/${total}${rate === undefined ? "" : ` ${rate.toFixed(2)}/s`}\n`),
     onLog: (event, fields) => process.stderr.write(`${event} ${JSON.stringify(fields)}\n`),
   });
   for (const warning of inline.registry().warnings) process.stderr.write(`${warning}\n`);
-  process.stdout.write(`${JSON.stringify(await inline.run(operation, JSON.parse(body) as Record<string, unknown>), null, 2)}\n`);
+  process.stdout.write(
+    `${JSON.stringify(await inline.run(operation, JSON.parse(body) as Record<string, unknown>), null, 2)}\n`,
+  );
 }

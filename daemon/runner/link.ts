@@ -12,9 +12,15 @@ interface Question {
 export interface Link {
   send(message: FromRunner): void;
   /** Runs a portable provider in another process. */
-  use(request: { lease: Lease; hook: string; id: string; options: Record<string, unknown>; input: unknown }, signal: AbortSignal): Promise<unknown>;
+  use(
+    request: { lease: Lease; hook: string; id: string; options: Record<string, unknown>; input: unknown },
+    signal: AbortSignal,
+  ): Promise<unknown>;
   /** Runs a child job to its end. */
-  submit(request: { lease: Lease; operation: string; input: Record<string, unknown> }, signal: AbortSignal): Promise<JobOutput>;
+  submit(
+    request: { lease: Lease; operation: string; input: Record<string, unknown> },
+    signal: AbortSignal,
+  ): Promise<JobOutput>;
 }
 
 export class DaemonLink implements Link {
@@ -59,8 +65,14 @@ export class DaemonLink implements Link {
         reject(signal.reason);
       };
       signal.addEventListener("abort", abandon, { once: true });
-      const done = (value: unknown): void => (over(), resolve(value));
-      const fail = (error: Error): void => (over(), reject(error));
+      const done = (value: unknown): void => {
+        over();
+        resolve(value);
+      };
+      const fail = (error: Error): void => {
+        over();
+        reject(error);
+      };
       this.#open.set(call, { done, fail });
       this.#post(message(call));
     });

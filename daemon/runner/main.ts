@@ -26,7 +26,9 @@ const send = (message: FromRunner): void => {
 function dieOf(event: string, error: unknown): void {
   const body = toWaverError(error).toBody();
   send({ type: "log", lease: null, level: "error", event, fields: { reason: body.message, code: body.code } });
-  process.stderr.write(`${JSON.stringify({ level: "error", event, reason: body.message, stack: error instanceof Error ? error.stack : undefined })}\n`);
+  process.stderr.write(
+    `${JSON.stringify({ level: "error", event, reason: body.message, stack: error instanceof Error ? error.stack : undefined })}\n`,
+  );
   // The channel needs a turn to carry the last words.
   setTimeout(() => process.exit(70), 50);
 }
@@ -35,7 +37,8 @@ process.on("uncaughtException", (error) => dieOf("uncaught_exception", error));
 
 const config = await loadConfig();
 const quarantined = new Map(args.without.map((name) => [name, "it took an earlier process down"]));
-const load = (): ReturnType<typeof loadRegistry> => loadRegistry({ config, signal: new AbortController().signal, quarantined });
+const load = (): ReturnType<typeof loadRegistry> =>
+  loadRegistry({ config, signal: new AbortController().signal, quarantined });
 const facts = args.role === "device" ? await startEngine() : beatHere();
 const link = new DaemonLink(send);
 const runner = new Runner({ ...args, config, registry: await load(), link, reload: load });

@@ -23,4 +23,5 @@ export function resetPeak(): void {
 }
 
 /** No /proc, or one that is read-only or closed to us. */
-const isAbsent = (error: unknown): boolean => ["ENOENT", "EACCES", "EPERM", "EROFS", "EINVAL"].includes((error as NodeJS.ErrnoException).code ?? "");
+const isAbsent = (error: unknown): boolean =>
+  ["ENOENT", "EACCES", "EPERM", "EROFS", "EINVAL"].includes((error as NodeJS.ErrnoException).code ?? "");

@@ -37,7 +37,13 @@ export class ProgressMeter {
     const last = this.#samples.at(-1);
     if (last === undefined || at - last.at >= INTERVAL_MS / 2) this.#samples.push({ at, done });
     while (this.#samples.length > 2 && at - (this.#samples[0] as Sample).at > WINDOW_MS) this.#samples.shift();
-    const progress = { stage, done, total, ...this.#pace(at, done, total), ...(detail === undefined ? {} : { detail: { ...detail } }) };
+    const progress = {
+      stage,
+      done,
+      total,
+      ...this.#pace(at, done, total),
+      ...(detail === undefined ? {} : { detail: { ...detail } }),
+    };
     if (isNew || done >= total || at - this.#sentAt >= INTERVAL_MS) this.#emit(progress, at);
     else this.#hold(progress);
   }

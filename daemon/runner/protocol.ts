@@ -17,12 +17,39 @@ export const ToRunner = z.discriminatedUnion("type", [
   z.object({ type: z.literal("run"), lease: Lease, operation: z.string(), input: Bag, workDir: z.string() }),
   z.object({ type: z.literal("cancel"), job: JobId }),
   /** Run a portable provider here for a job that runs elsewhere: `lease` is that job's, and what the provider asks for goes under it. */
-  z.object({ type: z.literal("call"), lease: Lease, call: z.string(), hook: z.string(), id: z.string(), options: Bag, input: z.unknown(), workDir: z.string() }),
+  z.object({
+    type: z.literal("call"),
+    lease: Lease,
+    call: z.string(),
+    hook: z.string(),
+    id: z.string(),
+    options: Bag,
+    input: z.unknown(),
+    workDir: z.string(),
+  }),
   z.object({ type: z.literal("cancelCall"), call: z.string() }),
   /** Answer to `use`. */
-  z.object({ type: z.literal("used"), call: z.string(), output: z.unknown().optional(), error: ErrorBodySchema.optional() }),
+  z.object({
+    type: z.literal("used"),
+    call: z.string(),
+    output: z.unknown().optional(),
+    error: ErrorBodySchema.optional(),
+  }),
   /** Answer to `submit`. */
-  z.object({ type: z.literal("submitted"), call: z.string(), result: z.object({ jobId: z.string(), reused: z.boolean(), output: z.unknown(), seconds: z.number(), peakBytes: z.number() }).optional(), error: ErrorBodySchema.optional() }),
+  z.object({
+    type: z.literal("submitted"),
+    call: z.string(),
+    result: z
+      .object({
+        jobId: z.string(),
+        reused: z.boolean(),
+        output: z.unknown(),
+        seconds: z.number(),
+        peakBytes: z.number(),
+      })
+      .optional(),
+    error: ErrorBodySchema.optional(),
+  }),
   /** Drop residents until at most `bytes` remain; idle ones first. */
   z.object({ type: z.literal("evict"), bytes: z.number() }),
   z.object({ type: z.literal("stop") }),
@@ -35,15 +62,34 @@ export const Resident = z.object({ hook: z.string(), id: z.string(), bytes: z.nu
 export const FromRunner = z.discriminatedUnion("type", [
   z.object({ type: z.literal("ready"), pid: z.int(), device: z.string(), facts: Bag }),
   z.object({ type: z.literal("progress"), lease: Lease, progress: Progress }),
-  z.object({ type: z.literal("log"), lease: Lease.nullable(), level: z.enum(["info", "warn", "error"]), event: z.string(), fields: Bag }),
+  z.object({
+    type: z.literal("log"),
+    lease: Lease.nullable(),
+    level: z.enum(["info", "warn", "error"]),
+    event: z.string(),
+    fields: Bag,
+  }),
   z.object({ type: z.literal("done"), lease: Lease, output: z.unknown(), peakBytes: z.number() }),
   z.object({ type: z.literal("failed"), lease: Lease, error: ErrorBodySchema, peakBytes: z.number() }),
   /** A portable provider that must run elsewhere (other role, or a third party's in its own process). */
-  z.object({ type: z.literal("use"), lease: Lease, call: z.string(), hook: z.string(), id: z.string(), options: Bag, input: z.unknown() }),
+  z.object({
+    type: z.literal("use"),
+    lease: Lease,
+    call: z.string(),
+    hook: z.string(),
+    id: z.string(),
+    options: Bag,
+    input: z.unknown(),
+  }),
   z.object({ type: z.literal("abandon"), call: z.string() }),
   /** A child job. */
   z.object({ type: z.literal("submit"), lease: Lease, call: z.string(), operation: z.string(), input: Bag }),
-  z.object({ type: z.literal("called"), call: z.string(), output: z.unknown().optional(), error: ErrorBodySchema.optional() }),
+  z.object({
+    type: z.literal("called"),
+    call: z.string(),
+    output: z.unknown().optional(),
+    error: ErrorBodySchema.optional(),
+  }),
   z.object({ type: z.literal("resident"), items: z.array(Resident), rssBytes: z.number() }),
   /** Sent from the JavaScript side; the native heartbeat (a byte a second on fd 3) goes on while an operator runs. */
   z.object({ type: z.literal("beat"), rssBytes: z.number() }),
@@ -70,7 +116,8 @@ export const runnerArguments = ({ role, device, plugin, without }: RunnerArgumen
 ];
 
 export function parseRunnerArguments(argv: readonly string[]): RunnerArguments {
-  const values = (flag: string): string[] => argv.flatMap((word, i) => (word === flag && argv[i + 1] !== undefined ? [argv[i + 1] as string] : []));
+  const values = (flag: string): string[] =>
+    argv.flatMap((word, i) => (word === flag && argv[i + 1] !== undefined ? [argv[i + 1] as string] : []));
   return {
     role: z.enum(["device", "worker"]).parse(values("--role")[0]),
     device: values("--device")[0] ?? "cpu",

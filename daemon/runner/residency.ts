@@ -70,9 +70,14 @@ export class Residency implements AsyncDisposable {
 
   items(): { hook: string; id: string; bytes: number; idleSeconds: number }[] {
     const now = performance.now();
-    return [...this.#entries.values()].filter((entry) => entry.loaded).map(({ request: { hook, id }, bytes, users, idleSince }) => ({
-      hook, id, bytes, idleSeconds: users > 0 ? 0 : Math.round((now - idleSince) / 100) / 10,
-    }));
+    return [...this.#entries.values()]
+      .filter((entry) => entry.loaded)
+      .map(({ request: { hook, id }, bytes, users, idleSince }) => ({
+        hook,
+        id,
+        bytes,
+        idleSeconds: users > 0 ? 0 : Math.round((now - idleSince) / 100) / 10,
+      }));
   }
 
   /** Disposes everything in reverse order of loading, in use or not. */
@@ -87,7 +92,11 @@ export class Residency implements AsyncDisposable {
   #begin(request: LoadRequest, bytes: number): Entry {
     const wanted: Claim = { hook: request.hook, id: request.id, bytes };
     const inUse = [...this.#entries.values()].filter((entry) => entry.users > 0);
-    admit(wanted, this.#options.budget, inUse.map((entry) => ({ hook: entry.request.hook, id: entry.request.id, bytes: entry.bytes })));
+    admit(
+      wanted,
+      this.#options.budget,
+      inUse.map((entry) => ({ hook: entry.request.hook, id: entry.request.id, bytes: entry.bytes })),
+    );
     let room = this.#options.budget - this.#sum();
     for (const idle of this.#idle()) {
       if (room >= bytes) break;
@@ -97,7 +106,16 @@ export class Residency implements AsyncDisposable {
     const abort = new AbortController();
     // Room must really be free before the load takes it.
     const state = this.#settled().then(() => request.load(abort.signal));
-    const entry: Entry = { request, abort, state, bytes, users: 0, loaded: false, idleSince: performance.now(), timer: null };
+    const entry: Entry = {
+      request,
+      abort,
+      state,
+      bytes,
+      users: 0,
+      loaded: false,
+      idleSince: performance.now(),
+      timer: null,
+    };
     this.#entries.set(request.key, entry);
     state.then(
       () => {
@@ -163,7 +181,9 @@ export class Residency implements AsyncDisposable {
   }
 
   #idle(): Entry[] {
-    return [...this.#entries.values()].filter((entry) => entry.users === 0 && entry.loaded).sort((a, b) => a.idleSince - b.idleSince);
+    return [...this.#entries.values()]
+      .filter((entry) => entry.users === 0 && entry.loaded)
+      .sort((a, b) => a.idleSince - b.idleSince);
   }
 
   #sum(): number {

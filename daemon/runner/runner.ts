@@ -1,6 +1,15 @@
 /** Runs operations and calls as the daemon asks, several at once, and reports each to its end. */
 import { join } from "node:path";
-import { type ErrorBody, type HookName, hooks, type Media, type Store, type FrameView, toWaverError, WaverError } from "../../plugins/index.ts";
+import {
+  type ErrorBody,
+  type FrameView,
+  type HookName,
+  hooks,
+  type Media,
+  type Store,
+  toWaverError,
+  WaverError,
+} from "../../plugins/index.ts";
 import type { Config } from "../config.ts";
 import { createMedia } from "../media/index.ts";
 import type { Daemon } from "../operations/context.ts";
@@ -9,11 +18,11 @@ import type { JobId, Progress } from "../wire.ts";
 import { PluginCode, type Role } from "./code.ts";
 import { type Host, openContext, prepareWorkDir, type Work } from "./context.ts";
 import { fromFacts, takesFrames } from "./frames.ts";
-import { lazyStore } from "./store.ts";
 import type { Link } from "./link.ts";
 import { peakBytes, resetPeak } from "./memory.ts";
 import type { Lease, ToRunner } from "./protocol.ts";
 import { Residency } from "./residency.ts";
+import { lazyStore } from "./store.ts";
 
 export interface RunnerOptions {
   readonly role: Role;
@@ -50,7 +59,11 @@ export class Runner implements AsyncDisposable {
     this.#options = options;
     this.#registry = options.registry;
     this.#code = new PluginCode({ role, plugin, config, signal: this.#life.signal });
-    this.#residency = new Residency({ budget: config.memoryBudget, keepAliveMs: config.keepAlive * 1000, onChange: () => this.#reportResident() });
+    this.#residency = new Residency({
+      budget: config.memoryBudget,
+      keepAliveMs: config.keepAlive * 1000,
+      onChange: () => this.#reportResident(),
+    });
     const store = lazyStore(() => this.#openStore());
     this.#host = {
       role,
@@ -73,7 +86,8 @@ export class Runner implements AsyncDisposable {
   /** Takes a `run` and sees it through: `done` or `failed` is sent exactly once. */
   run({ lease, operation, input, workDir }: Run): Promise<void> {
     return this.#track(async () => {
-      if (this.#jobs.has(lease.job)) return this.#fail(lease, new WaverError("conflict", `the job ${lease.job} runs here already`));
+      if (this.#jobs.has(lease.job))
+        return this.#fail(lease, new WaverError("conflict", `the job ${lease.job} runs here already`));
       const abort = new AbortController();
       this.#jobs.set(lease.job, abort);
       // The kernel keeps one peak a process: beside another job it cannot begin anew.
@@ -107,7 +121,11 @@ export class Runner implements AsyncDisposable {
         const output = await provider(local as never);
         this.#options.link.send({ type: "called", call, output });
       } catch (error) {
-        this.#options.link.send({ type: "called", call, error: bodyOf(abort.signal.aborted ? toWaverError(abort.signal.reason) : toWaverError(error)) });
+        this.#options.link.send({
+          type: "called",
+          call,
+          error: bodyOf(abort.signal.aborted ? toWaverError(abort.signal.reason) : toWaverError(error)),
+        });
       } finally {
         close();
         this.#calls.delete(call);
@@ -139,7 +157,11 @@ export class Runner implements AsyncDisposable {
       const own = found.place.plugin === null ? input : declared.input.parse(input);
       const output: unknown = await declared.run(own, picks, ctx);
       const checked = declared.output.safeParse(output);
-      if (!checked.success) throw new WaverError("internal", `${operation} returned something else than it promises: ${checked.error.issues[0]?.path.join(".") ?? ""} ${checked.error.issues[0]?.message ?? ""}`);
+      if (!checked.success)
+        throw new WaverError(
+          "internal",
+          `${operation} returned something else than it promises: ${checked.error.issues[0]?.path.join(".") ?? ""} ${checked.error.issues[0]?.message ?? ""}`,
+        );
       return checked.data;
     } finally {
       close();
@@ -172,7 +194,8 @@ export class Runner implements AsyncDisposable {
     if (!(hook in hooks)) throw new WaverError("no_provider", `there is no hook ${hook}`);
     const name = hook as HookName;
     const found = this.#current().provider(name, id) ?? (await this.#host.refresh()).provider(name, id);
-    if (found !== undefined && !this.#code.isLocal(found)) throw new WaverError("internal", `${id} of ${hook} was called in a process that must not run it`);
+    if (found !== undefined && !this.#code.isLocal(found))
+      throw new WaverError("internal", `${id} of ${hook} was called in a process that must not run it`);
     return name;
   }
 
@@ -182,7 +205,8 @@ export class Runner implements AsyncDisposable {
       signal,
       workDir,
       progress: (progress: Progress) => link.send({ type: "progress", lease, progress: plain(progress) as Progress }),
-      log: (level, event, fields) => link.send({ type: "log", lease, level, event, fields: plain(fields) as Record<string, unknown> }),
+      log: (level, event, fields) =>
+        link.send({ type: "log", lease, level, event, fields: plain(fields) as Record<string, unknown> }),
       use: (hook, id, options, input, until) => link.use({ lease, hook, id, options, input }, until),
       submit: (operation, input, until) => link.submit({ lease, operation, input }, until),
     };
@@ -199,12 +223,14 @@ export class Runner implements AsyncDisposable {
   async #loadStore(): Promise<Store> {
     const { config, link } = this.#options;
     const { id, ...options } = config.storage;
-    const refuse = (): Promise<never> => Promise.reject(new WaverError("internal", "a store asked for work of its own"));
+    const refuse = (): Promise<never> =>
+      Promise.reject(new WaverError("internal", "a store asked for work of its own"));
     const { ctx } = openContext(this.#host, {
       signal: this.#life.signal,
       workDir: join(config.home, "store"),
       progress: () => undefined,
-      log: (level, event, fields) => link.send({ type: "log", lease: null, level, event, fields: plain(fields) as Record<string, unknown> }),
+      log: (level, event, fields) =>
+        link.send({ type: "log", lease: null, level, event, fields: plain(fields) as Record<string, unknown> }),
       use: refuse,
       submit: refuse,
     });
@@ -233,7 +259,8 @@ export class Runner implements AsyncDisposable {
 export const cancelled = (): WaverError => new WaverError("cancelled", "the job was cancelled");
 
 /** Only plain data leaves the process: what a plugin logs may hold anything. */
-const plain = (value: unknown): unknown => JSON.parse(JSON.stringify(value, (_, each) => (typeof each === "bigint" ? Number(each) : each)) ?? "null");
+const plain = (value: unknown): unknown =>
+  JSON.parse(JSON.stringify(value, (_, each) => (typeof each === "bigint" ? Number(each) : each)) ?? "null");
 
 function bodyOf(error: WaverError): ErrorBody {
   const body = error.toBody();

@@ -35,7 +35,10 @@ export class Units {
     // What a later attempt would read is what this one returns: a result that is no plain data fails now, not after a kill.
     const parsed = schema.safeParse(JSON.parse(text).value);
     if (!parsed.success)
-      throw new WaverError("internal", `the unit ${key} returned something that its schema does not describe: ${parsed.error.issues[0]?.message ?? ""}`);
+      throw new WaverError(
+        "internal",
+        `the unit ${key} returned something that its schema does not describe: ${parsed.error.issues[0]?.message ?? ""}`,
+      );
     await publish(path, text);
     return parsed.data;
   }
