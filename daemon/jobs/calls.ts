@@ -7,12 +7,12 @@ import type { HookName } from "../../plugins/hooks.ts";
 import type { Place, Registry } from "../plugins/registry.ts";
 import type { FromRunner } from "../runner/protocol.ts";
 import type { RunnerProcess } from "./process.ts";
-import { DEVICE_LANE, type Fleet, pluginLane, WORKER_LANE } from "./supervise.ts";
+import { DAEMON_LANE, DEVICE_LANE, type Fleet, pluginLane, WORKER_LANE } from "./supervise.ts";
 import type { Lane } from "./state.ts";
 
 export const laneOfPlace = (place: Place): Lane =>
-  // Device code of a third party runs in the device's one runner; what is the daemon's own business needs no engine.
-  place.role === "device" ? DEVICE_LANE : place.plugin === null ? WORKER_LANE : pluginLane(place.plugin);
+  // Device code of a third party runs in the device's one runner.
+  place.role === "daemon" ? DAEMON_LANE : place.role === "device" ? DEVICE_LANE : place.plugin === null ? WORKER_LANE : pluginLane(place.plugin);
 
 interface Call {
   readonly from: RunnerProcess;

@@ -1,7 +1,8 @@
 /** Carries the scheduler's decisions out: starts jobs in processes, hears what the processes say, answers parents. */
-import { type ErrorBody, toWaverError } from "../../plugins/errors.ts";
+import { type ErrorBody, toWaverError, WaverError } from "../../plugins/errors.ts";
 import type { DaemonLog } from "../log.ts";
 import type { Registry } from "../plugins/registry.ts";
+import type { Work } from "../runner/context.ts";
 import type { FromRunner, Lease } from "../runner/protocol.ts";
 import type { JobId } from "../wire.ts";
 import { Calls } from "./calls.ts";
@@ -11,7 +12,7 @@ import type { Loop } from "./loop.ts";
 import type { RunnerProcess } from "./process.ts";
 import type { Decision, Lane, SchedulerState } from "./state.ts";
 import type { JobRow, JobStore } from "./store.ts";
-import type { Fleet } from "./supervise.ts";
+import { DAEMON_LANE, type Fleet } from "./supervise.ts";
 
 export interface DispatchOptions {
   readonly state: SchedulerState;
@@ -26,6 +27,12 @@ export interface DispatchOptions {
   submitChild(lease: Lease, call: string, operation: string, input: Readonly<Record<string, unknown>>): Promise<void>;
   /** A request was journalled, or refused. */
   accepted(job: JobId, refusal: ErrorBody | null): void;
+  readonly inDaemon: InDaemon;
+}
+
+/** Runs an operation of the daemon's own. `runner/runner.ts` behind it; here only what is asked of it. */
+export interface InDaemon {
+  execute(operation: string, body: Readonly<Record<string, unknown>>, work: Work): Promise<unknown>;
 }
 
 /** A query: answered by a process like a job, but neither journalled nor repeated. */
@@ -101,6 +108,8 @@ export class Dispatch {
   readonly heard = (from: RunnerProcess, message: FromRunner): void => {
     switch (message.type) {
       case "progress":
+        // Nobody watches a query.
+        if (this.queries.has(message.lease.token)) return;
         return this.#post({ type: "progress", lease: message.lease, progress: message.progress });
       case "log":
         if (message.lease !== null && !this.queries.has(message.lease.token))
@@ -159,6 +168,7 @@ export class Dispatch {
     this.#starting.set(lease.job, abort);
     try {
       const workDir = this.#options.folders.open(live.row.workKey);
+      if (lane === DAEMON_LANE) return await this.#runHere(live.row, lease, workDir, abort.signal);
       const process = await this.#fleet.acquire(lane, abort.signal);
       if (abort.signal.aborted || live.lease?.token !== lease.token) {
         this.#fleet.release(process);
@@ -181,6 +191,18 @@ export class Dispatch {
     }
   }
 
+  async #runHere(row: JobRow, lease: Lease, workDir: string, signal: AbortSignal): Promise<void> {
+    const output = await this.#options.inDaemon.execute(row.operation, row.body, {
+      signal,
+      workDir,
+      progress: (progress) => this.#post({ type: "progress", lease, progress }),
+      log: (level, event, fields) => this.#post({ type: "log", lease, level, event, fields }),
+      use: alone,
+      submit: alone,
+    });
+    this.#post({ type: "finished", lease, outcome: { ok: true, output }, peakBytes: 0 });
+  }
+
   #finished(from: RunnerProcess, message: Extract<FromRunner, { type: "done" | "failed" }>): void {
     const { lease, peakBytes } = message;
     if (from.jobs.get(lease.job)?.token === lease.token) from.jobs.delete(lease.job);
@@ -189,6 +211,9 @@ export class Dispatch {
     if (query !== undefined) {
       if (message.type === "done") query.done(message.output);
       else query.fail(message.error as ErrorBody);
+    } else if (message.type === "failed" && message.error.code === "cancelled" && from.isStopping) {
+      // Not the job's end but the process's: the job goes on elsewhere.
+      this.#post({ type: "lost", lease, death: false, reason: "its process was stopped" });
     } else {
       const outcome = message.type === "done" ? ({ ok: true, output: message.output } as const) : ({ ok: false, error: message.error as ErrorBody } as const);
       this.#post({ type: "finished", lease, outcome, peakBytes });
@@ -249,3 +274,6 @@ export class Dispatch {
     this.#loop?.post(event);
   }
 }
+
+/** Work in the daemon itself asks no other process for anything. */
+export const alone = (): Promise<never> => Promise.reject(new WaverError("internal", "an operation of the daemon starts no other work"));

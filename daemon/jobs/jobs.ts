@@ -1,22 +1,23 @@
 /** The job system as the rest of the daemon sees it: submit, ask, look, cancel, follow. */
 import { randomInt } from "node:crypto";
-import { type ErrorBody, toWaverError, WaverError } from "../../plugins/errors.ts";
+import { type ErrorBody, WaverError } from "../../plugins/errors.ts";
 import type { Config } from "../config.ts";
 import type { DaemonLog } from "../log.ts";
-import type { ParsedBody, RegisteredOperation, Registry } from "../plugins/registry.ts";
+import type { RegisteredOperation, Registry } from "../plugins/registry.ts";
 import type { Lease } from "../runner/protocol.ts";
 import { isTerminal, type JobEvent, type JobId, type JobView, type Status } from "../wire.ts";
 import { laneOfPlace } from "./calls.ts";
-import { Dispatch } from "./dispatch.ts";
+import { alone, Dispatch, type InDaemon } from "./dispatch.ts";
 import { WorkFolders } from "./folders.ts";
 import { EventHub } from "./hub.ts";
-import { bodyHash, canonical, childKey, contentDigest, digestOf, reuseKey } from "./identity.ts";
+import { bodyHash, childKey } from "./identity.ts";
 import { clock, Loop } from "./loop.ts";
 import type { ProcessProgram } from "./process.ts";
+import { Reuse } from "./reuse.ts";
 import { newState, restore } from "./scheduler.ts";
 import type { SchedulerState } from "./state.ts";
 import { type JobFilter, type JobRow, type JobStore, toView } from "./store.ts";
-import { DEVICE_LANE, Fleet, WORKER_LANE } from "./supervise.ts";
+import { DAEMON_LANE, Fleet, WORKER_LANE } from "./supervise.ts";
 
 export interface JobsOptions {
   readonly config: Config;
@@ -29,6 +30,7 @@ export interface JobsOptions {
   /** Whether an artefact or file that an earlier result names is still there. */
   exists(written: string): Promise<boolean>;
   quarantine(plugin: string, reason: string): void;
+  readonly inDaemon: InDaemon;
   fatal(error: unknown): void;
 }
 
@@ -41,8 +43,6 @@ export interface Submission {
 
 /** Longest that a query may take before it is cut off: it is a question, not work. */
 const QUERY_MS = 120_000;
-/** Jobs whose files are hashed at the same time. */
-const PREPARING = 2;
 
 export class Jobs {
   readonly #options: JobsOptions;
@@ -55,18 +55,19 @@ export class Jobs {
   readonly #answers = new Map<JobId, (refusal: ErrorBody | null) => void>();
   readonly #locks = new Map<string, Promise<unknown>>();
   readonly #closing = new AbortController();
-  readonly #toPrepare: JobRow[] = [];
-  #preparing = 0;
+  readonly #reuse: Reuse;
   #age = 0;
+  #stopped: Promise<void> | null = null;
 
   constructor(options: JobsOptions) {
     const { config, store, log, registry } = options;
     this.#options = options;
     this.#state = newState({
-      sizeOf: (lane) => (lane === WORKER_LANE ? config.workers : 1),
+      sizeOf: (lane) => (lane === WORKER_LANE || lane === DAEMON_LANE ? config.workers : 1),
       queueLimit: options.queueLimit,
     });
     this.#folders = new WorkFolders(config.home);
+    this.#reuse = new Reuse({ ...options, signal: this.#closing.signal, found: (event) => this.#loop.post(event) });
     this.#fleet = new Fleet({
       program: options.program,
       device: config.device,
@@ -85,7 +86,8 @@ export class Jobs {
         folders: this.#folders,
         hub: this.#hub,
         log,
-        prepare: (row) => this.#prepareSoon(row),
+        inDaemon: options.inDaemon,
+        prepare: (row) => this.#reuse.prepare(row),
         submitChild: (lease, call, operation, input) => this.#submitChild(lease, call, operation, input),
         accepted: (job, refusal) => {
           this.#answers.get(job)?.(refusal);
@@ -139,28 +141,49 @@ export class Jobs {
     const operation = this.operation(name);
     const parsed = operation.parse(body);
     const id = newJobId();
-    const lease: Lease = { job: id, attempt: 1, token: clock().token() };
-    const timed = AbortSignal.any([signal, this.#closing.signal, AbortSignal.timeout(QUERY_MS)]);
-    const process = await this.#fleet.forCall(laneOfPlace(operation.place), timed);
     const folder = `query_${id}`;
+    const late = AbortSignal.timeout(QUERY_MS);
+    const until = AbortSignal.any([signal, this.#closing.signal, late]);
+    try {
+      return await this.#asked(operation, parsed.body, id, folder, until);
+    } catch (error) {
+      if (late.aborted) throw new WaverError("plugin_timeout", `${name} did not answer within ${QUERY_MS / 1000} s`, { cause: error });
+      throw error;
+    } finally {
+      await this.#folders.remove(folder);
+    }
+  }
+
+  async #asked(operation: RegisteredOperation, body: Readonly<Record<string, unknown>>, id: JobId, folder: string, signal: AbortSignal): Promise<unknown> {
+    const workDir = this.#folders.open(folder);
+    const lane = laneOfPlace(operation.place);
+    if (lane === DAEMON_LANE)
+      return this.#options.inDaemon.execute(operation.name, body, {
+        signal,
+        workDir,
+        progress: () => undefined,
+        log: (level, event, fields) => this.#options.log(level, event, fields),
+        use: alone,
+        submit: alone,
+      });
+    const process = await this.#fleet.forCall(lane, signal);
+    const lease: Lease = { job: id, attempt: 1, token: clock().token() };
     const answer = Promise.withResolvers<unknown>();
     const stop = (): void => {
       process.send({ type: "cancel", job: id });
-      const isLate = timed.reason instanceof DOMException && timed.reason.name === "TimeoutError";
-      answer.reject(isLate ? new WaverError("plugin_timeout", `${name} did not answer within ${QUERY_MS / 1000} s`) : new WaverError("cancelled", "the request was cancelled"));
+      answer.reject(new WaverError("cancelled", "the request was cancelled"));
     };
     this.#dispatch.queries.set(lease.token, { done: answer.resolve, fail: (error) => answer.reject(WaverError.fromBody(error)) });
     process.jobs.set(id, lease);
-    timed.addEventListener("abort", stop, { once: true });
+    signal.addEventListener("abort", stop, { once: true });
     try {
-      process.send({ type: "run", lease, operation: name, input: { ...parsed.body }, workDir: this.#folders.open(folder) });
+      process.send({ type: "run", lease, operation: operation.name, input: { ...body }, workDir });
       return await answer.promise;
     } finally {
-      timed.removeEventListener("abort", stop);
+      signal.removeEventListener("abort", stop);
       this.#dispatch.queries.delete(lease.token);
       process.jobs.delete(id);
       this.#fleet.release(process);
-      await this.#folders.remove(folder);
     }
   }
 
@@ -195,6 +218,23 @@ export class Jobs {
     return this.#hub.read(this.#options.store, id, after, AbortSignal.any([signal, this.#closing.signal]));
   }
 
+  /** Log lines after event `after`; `last` is where to go on. */
+  async logs(id: JobId, after: number, limit: number): Promise<{ lines: JobEvent[]; last: number }> {
+    await this.job(id);
+    const lines: JobEvent[] = [];
+    let last = after;
+    while (lines.length < limit) {
+      const page = await this.#options.store.events(id, last, 1_000);
+      for (const event of page) {
+        if (lines.length >= limit) break;
+        last = event.seq;
+        if (event.type === "log") lines.push(event);
+      }
+      if (page.length === 0) break;
+    }
+    return { lines, last };
+  }
+
   async status(): Promise<Pick<Status, "jobs" | "runners" | "workers">> {
     return { jobs: await this.#options.store.counts(), ...this.#fleet.status() };
   }
@@ -208,7 +248,12 @@ export class Jobs {
   }
 
   /** Nothing new is taken or started; running jobs get `graceMs` to reach a unit boundary and stay resumable. */
-  async stop(graceMs: number): Promise<void> {
+  stop(graceMs: number): Promise<void> {
+    this.#stopped ??= this.#stop(graceMs);
+    return this.#stopped;
+  }
+
+  async #stop(graceMs: number): Promise<void> {
     this.#loop.post({ type: "drain" });
     await this.#loop.idle();
     await this.#fleet.stop(graceMs);
@@ -281,7 +326,7 @@ export class Jobs {
     const key = childKey(parent.row.workKey, name, body);
     await this.#alone(`child ${key}`, async () => {
       const earlier = await this.#options.store.byChildKey(key);
-      if (earlier !== null && (earlier.state !== "done" || (await this.#isIntact(operation, earlier.output))))
+      if (earlier !== null && (earlier.state !== "done" || (await this.#reuse.isIntact(operation, earlier.output))))
         return this.#loop.post({ type: "join", lease, call, child: earlier.id });
       await this.#insert(operation, {
         body,
@@ -292,58 +337,6 @@ export class Jobs {
         parent: { row: parent.row, lease, call },
       });
     });
-  }
-
-  #prepareSoon(row: JobRow): void {
-    this.#toPrepare.push(row);
-    if (this.#preparing < PREPARING) void this.#prepareAll();
-  }
-
-  async #prepareAll(): Promise<void> {
-    this.#preparing += 1;
-    for (let row = this.#toPrepare.shift(); row !== undefined; row = this.#toPrepare.shift()) await this.#prepare(row);
-    this.#preparing -= 1;
-  }
-
-  async #prepare(row: JobRow): Promise<void> {
-    const { store, log } = this.#options;
-    try {
-      const operation = this.operation(row.operation);
-      const key = await this.#identity(operation, operation.parse(row.body));
-      const earlier = key === null ? null : await store.byReuseKey(key);
-      const reuse = earlier !== null && (await this.#isIntact(operation, earlier.output)) ? { output: earlier.output, peakBytes: earlier.peakBytes } : null;
-      this.#loop.post({ type: "prepared", job: row.id, reuseKey: key, reuse });
-    } catch (error) {
-      if (this.#closing.signal.aborted) return;
-      // Reuse is a saving, not a duty: the job runs, and says itself what is wrong with its files.
-      log("warn", "identity_unknown", { jobId: row.id, error: toWaverError(error).message });
-      this.#loop.post({ type: "prepared", job: row.id, reuseKey: null, reuse: null });
-    }
-  }
-
-  async #identity(operation: RegisteredOperation, parsed: ParsedBody): Promise<string | null> {
-    const { reads } = operation.declared ?? {};
-    if (reads === undefined) return null;
-    const { store, registry, config } = this.#options;
-    const content: string[] = [];
-    for (const path of reads(parsed.input as never)) content.push(await contentDigest(path, store, this.#closing.signal));
-    const names = new Set(operation.plugin === null ? [] : [operation.plugin]);
-    for (const [slot, { hook }] of Object.entries(operation.slots))
-      for (const pick of [parsed.picks[slot]].flat())
-        if (pick !== null && typeof pick === "object" && "id" in pick) {
-          const provider = registry().provider(hook, String(pick.id));
-          if (provider !== undefined) names.add(provider.plugin);
-        }
-    const plugins = Object.fromEntries(
-      [...names].map((name) => [name, digestOf(registry().loaded.get(name)?.digest ?? "", canonical(config.plugin[name] ?? {}))]),
-    );
-    return reuseKey({ operation: operation.name, body: parsed.body, content, plugins });
-  }
-
-  async #isIntact(operation: RegisteredOperation, output: unknown): Promise<boolean> {
-    const written = operation.declared?.writes?.(output as never) ?? [];
-    for (const each of written) if (!(await this.#options.exists(each))) return false;
-    return true;
   }
 
   /** Runs `work` while nothing else runs under this name. */

@@ -46,6 +46,7 @@ export class RunnerProcess {
   busy = false;
   isReady = false;
   isGone = false;
+  isStopping = false;
   rssBytes = 0;
   resident: z.output<typeof Resident>[] = [];
   idleSince = performance.now();
@@ -55,7 +56,6 @@ export class RunnerProcess {
   readonly #listener: ProcessListener;
   #lastSign = performance.now();
   #lastLook = performance.now();
-  #stopping = false;
   #cause: string | null = null;
 
   constructor(program: ProcessProgram, args: RunnerArguments, listener: ProcessListener, log: DaemonLog) {
@@ -84,7 +84,7 @@ export class RunnerProcess {
         const reason = this.#cause ?? (signal !== null ? `signal ${signal}` : `exit code ${code}`);
         ready.reject(new WaverError(args.role === "device" ? "runner_failed" : "worker_failed", `the ${args.role} process ended before it was ready (${reason})`, { hint: "its last words are in the daemon's log" }));
         exited.resolve();
-        listener.gone(this, { reason, expected: this.#stopping, wasReady: this.isReady });
+        listener.gone(this, { reason, expected: this.isStopping, wasReady: this.isReady });
       },
     });
     this.pid = this.#child.pid;
@@ -102,7 +102,7 @@ export class RunnerProcess {
 
   /** Asks it to end at its next unit boundary. */
   stop(): void {
-    this.#stopping = true;
+    this.isStopping = true;
     this.send({ type: "stop" });
   }
 

@@ -71,9 +71,9 @@ export type Write =
   | { readonly kind: "releaseChildren"; readonly parent: JobId };
 
 export interface JobFilter {
-  readonly state?: JobState;
-  readonly operation?: string;
-  readonly parent?: JobId;
+  readonly state?: JobState | undefined;
+  readonly operation?: string | undefined;
+  readonly parent?: JobId | undefined;
   readonly limit: number;
 }
 

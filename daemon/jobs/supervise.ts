@@ -27,6 +27,8 @@ export interface FleetOptions {
   quarantine(plugin: string, reason: string): void;
 }
 
+/** What is the daemon's own business (its plugins, its store) and computes nothing: runs in the daemon itself. */
+export const DAEMON_LANE: Lane = "daemon";
 export const DEVICE_LANE: Lane = "device";
 export const WORKER_LANE: Lane = "worker";
 export const pluginLane = (plugin: string): Lane => `plugin:${plugin}`;
@@ -76,7 +78,7 @@ export class Fleet {
         crew.failedStarts = 0;
       }
       const shared = lane !== WORKER_LANE;
-      const free = [...crew.processes].find((each) => !each.isGone && (shared || !each.busy));
+      const free = [...crew.processes].find((each) => isUsable(each) && (shared || !each.busy));
       if (free === undefined && crew.notBefore > performance.now()) {
         await pause(crew.notBefore - performance.now(), signal);
         continue;
@@ -98,7 +100,7 @@ export class Fleet {
     from.busy = from.jobs.size > 0;
     from.idleSince = performance.now();
     if (from.args.role !== "worker" || from.args.plugin !== null || from.busy || from.calls.size > 0) return;
-    const idle = [...this.#crew(WORKER_LANE).processes].filter((each) => !each.busy && !each.isGone);
+    const idle = [...this.#crew(WORKER_LANE).processes].filter((each) => !each.busy && isUsable(each));
     if (idle.length > this.#options.workers) from.stop();
   }
 
@@ -106,7 +108,7 @@ export class Fleet {
   async forCall(lane: Lane, signal: AbortSignal): Promise<RunnerProcess> {
     if (lane !== WORKER_LANE) return this.acquire(lane, signal);
     const crew = this.#crew(lane);
-    const alive = [...crew.processes].filter((each) => !each.isGone);
+    const alive = [...crew.processes].filter(isUsable);
     const least = alive.sort((a, b) => load(a) - load(b))[0];
     if (least !== undefined && (load(least) === 0 || alive.length >= this.#options.workers * 2)) {
       await least.ready;
@@ -216,6 +218,8 @@ export class Fleet {
     return made;
   }
 }
+
+const isUsable = (each: RunnerProcess): boolean => !each.isGone && !each.isStopping;
 
 const load = (each: RunnerProcess): number => each.jobs.size + each.calls.size + (each.busy ? 1 : 0);
 
