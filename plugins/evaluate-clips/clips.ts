@@ -1,0 +1,137 @@
+/** Judges generated clips by their files alone: which training clip each is nearest to, how much it moves, how sharp it is. */
+import { basename } from "node:path";
+import { z } from "zod";
+import type { Context } from "../define.ts";
+import { WaverError } from "../errors.ts";
+import {
+  type ClipFrames,
+  Digest,
+  type EvalSet,
+  type Evaluation,
+  type FrameBatch,
+  type FrameView,
+  Scores,
+  type Source,
+} from "../types.ts";
+import { averages, chance, match } from "./nearest.ts";
+import { isImage, motion, type Pixels, perFrame, psnr, readPixels, sharpness, ssim } from "./pixels.ts";
+
+const Judged = z.object({ scores: Scores, nearest: z.string() });
+
+export async function judgeClips(
+  { items, references }: EvalSet,
+  embedder: string | undefined,
+  ctx: Context,
+): Promise<Evaluation> {
+  if (items.length === 0) throw new WaverError("invalid_input", "there is nothing to judge: the set has no items");
+  const features = await featuresOf(embedder, ctx);
+  const known: Float32Array[] = [];
+  const [moves, sharps]: [number[], number[]] = [[], []];
+  for (const [i, { video }] of references.entries()) {
+    known.push(await features(video));
+    const pixels = await readPixels(video, ctx);
+    moves.push(motion(pixels));
+    sharps.push(sharpness(pixels));
+    ctx.progress(i + 1, references.length, "training clips");
+    await ctx.breathe();
+  }
+  const judged: Record<string, Scores> = {};
+  const notes: Record<string, string> = {};
+  for (const [i, item] of items.entries()) {
+    const { scores, nearest } = await ctx.unit(`evaluate-clips/${item.id}`, Judged, async () => {
+      const pixels = await readPixels(item.video, ctx);
+      const scores: Record<string, number> = { motion: motion(pixels), sharpness: sharpness(pixels) };
+      if (item.reference !== undefined) Object.assign(scores, await likeness(pixels, item.reference, ctx));
+      if (known.length === 0) return { scores, nearest: "" };
+      const found = match(item, await features(item.video), references, known);
+      scores["memorised"] = found.isPrompted ? 1 : 0;
+      scores["nearestSimilarity"] = found.similarity;
+      if (found.promptedSimilarity !== null) scores["promptedSimilarity"] = found.promptedSimilarity;
+      if (found.promptedRank !== null) scores["promptedRank"] = found.promptedRank;
+      return { scores, nearest: references[found.nearest]?.id ?? "" };
+    });
+    judged[item.id] = scores;
+    if (nearest !== "") notes[item.id] = nearest;
+    ctx.progress(i + 1, items.length, "generated clips");
+    await ctx.breathe();
+  }
+  const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
+  return {
+    summary: {
+      ...averages(judged),
+      numItems: items.length,
+      ...(references.length > 0
+        ? {
+            numMemorised: Object.values(judged).filter(({ memorised }) => memorised === 1).length,
+            memorisedChance: chance(items, references),
+            referenceMotion: mean(moves),
+            referenceSharpness: mean(sharps),
+          }
+        : {}),
+    },
+    items: judged,
+    notes,
+  };
+}
+
+/** PSNR and SSIM to the clip that the item names, frame by frame at the item's size and rate. */
+async function likeness(pixels: Pixels, reference: string, ctx: Context): Promise<Scores> {
+  const other = await readPixels(reference, ctx, pixels);
+  const { width, height } = pixels;
+  return {
+    psnr: perFrame(pixels, other, (a, b) => psnr(a, b)),
+    ...(Math.min(width, height) < 11 ? {} : { ssim: perFrame(pixels, other, (a, b) => ssim(a, b, width, height)) }),
+  };
+}
+
+/** A function from a file to its features, by the embedder that was asked for or the one there is. */
+async function featuresOf(id: string | undefined, ctx: Context): Promise<(path: string) => Promise<Float32Array>> {
+  const candidates = ctx.providers("embed");
+  const chosen = id === undefined ? candidates[0] : candidates.find((each) => each.id === id);
+  if (!chosen) {
+    throw new WaverError(
+      "needs_unmet",
+      id === undefined ? "nearest clips need an embedder, and no plugin has one" : `no embedder is called ${id}`,
+      {
+        hint: `embedders here: ${candidates.map((each) => each.id).join(", ") || "none"}`,
+      },
+    );
+  }
+  const embed = await ctx.use("embed", chosen.id);
+  const { view } = chosen.traits;
+  return async (path) => embed(await clipOf(path, view, ctx));
+}
+
+const imageId = (path: string): Digest =>
+  Digest.parse(`sha256:${new Bun.CryptoHasher("sha256").update(path).digest("hex")}`);
+
+/** A whole file as the embedder wants to see it; an image is a clip of one frame. */
+async function clipOf(path: string, view: FrameView, ctx: Context): Promise<ClipFrames> {
+  if (!isImage(path)) {
+    const source = await ctx.media.probe(path, ctx.signal);
+    return {
+      clip: { id: source.id, source: source.id, start: 0, end: Math.max(source.duration, 1e-3) },
+      source,
+      frames: ctx.media.frames(path, view, { signal: ctx.signal }),
+    };
+  }
+  const image = await ctx.media.image(path, view);
+  const id = imageId(path);
+  const { width, height } = image;
+  const source: Source = {
+    id,
+    path,
+    tag: basename(path),
+    width,
+    height,
+    fps: 1,
+    numFrames: 1,
+    duration: 1,
+    bitrate: 0,
+    codec: "image",
+  };
+  async function* once(): AsyncGenerator<FrameBatch> {
+    yield image;
+  }
+  return { clip: { id, source: id, start: 0, end: 1 }, source, frames: once() };
+}
