@@ -1,0 +1,32 @@
+/** The diffusion transformer of Wan 2.1 (text and image to video) and Wan 2.2. */
+import { definePlugin, provide, z } from "../index.ts";
+
+export default definePlugin({
+  name: "wan",
+  version: "0.1.0",
+  hookApi: "0.1",
+  config: z.strictObject({}),
+  provides: [
+    provide("family", {
+      id: "wan",
+      summary: "Wan's DiT: full attention over video tokens, text by cross-attention",
+      source: "Wan 4.2, arXiv 2503.20314; key names and configuration of diffusers' WanTransformer3DModel",
+      runs: "device",
+      options: z.strictObject({
+        path: z.string().describe("folder with config.json and weights, for instance MODEL/transformer"),
+        dtype: z.enum(["float32", "bfloat16"]).optional().describe("precision of the weights; as stored when absent"),
+        textLength: z.int().positive().optional().describe("rows of text the model expects, zeros after the prompt; 512 in every published checkpoint"),
+      }),
+      traits: { classes: ["WanTransformer3DModel"], tasks: ["t2i", "t2v", "i2v"], trainable: true },
+      async bytes({ path, dtype }) {
+        const { weightBytes } = await import("./denoiser.ts");
+        return weightBytes(path, dtype);
+      },
+      async load({ path, ...settings }, ctx) {
+        const { WanDenoiser } = await import("./denoiser.ts");
+        return WanDenoiser.load(path, { ...settings, device: ctx.device });
+      },
+      run: async (_input, { state }) => state,
+    }),
+  ],
+});

@@ -1,0 +1,169 @@
+/**
+ * WanTransformer3DModel (Wan 4.2, arXiv 2503.20314): patches of latents, a stack of blocks with full attention over all of them,
+ * text by cross-attention, time by modulation. Children are named by diffusers' checkpoint keys.
+ *
+ * Axes: B batch, C latent channels, T h w latent frames, rows, columns; t y x the same in tokens, S = t*y*x; L text tokens,
+ * I image tokens, D width.
+ */
+import { arange, cat, Conv3d, LayerNorm, Linear, Module, normalInit, type Parameter, rope3d, type RopeTable, scope, type Tensor, zerosInit } from "../../native/index.ts";
+import { Block, FeedForward, modulate, plainNorm, type Tap } from "./layers.ts";
+import type { WanConfig } from "./params.ts";
+
+/** The steepest of the frequencies that a time is spelled in (Vaswani et al. 2017). */
+const MAX_PERIOD = 10000;
+
+/** linear, SiLU, linear on the sinusoid of a time. */
+class TimeEmbedder extends Module {
+  readonly linear_1: Linear;
+  readonly linear_2: Linear;
+
+  constructor(freqDim: number, dim: number) {
+    super();
+    this.linear_1 = new Linear(freqDim, dim);
+    this.linear_2 = new Linear(dim, dim);
+  }
+
+  forward(x: Tensor): Tensor {
+    return this.linear_2.forward(this.linear_1.forward(x.to(this.linear_1.weight.dtype)).silu());
+  }
+}
+
+/** linear, GELU, linear: text features into the width of the DiT. */
+class TextEmbedder extends Module {
+  readonly linear_1: Linear;
+  readonly linear_2: Linear;
+
+  constructor(textDim: number, dim: number) {
+    super();
+    this.linear_1 = new Linear(textDim, dim);
+    this.linear_2 = new Linear(dim, dim);
+  }
+
+  forward(x: Tensor): Tensor {
+    return this.linear_2.forward(this.linear_1.forward(x).gelu("tanh"));
+  }
+}
+
+/** Image tokens (CLIP) into the width of the DiT; with positions where first and last frame are both given. */
+class ImageEmbedder extends Module {
+  readonly norm1: LayerNorm;
+  readonly ff: FeedForward;
+  readonly norm2: LayerNorm;
+  readonly pos_embed: Parameter | undefined;
+
+  constructor(imageDim: number, dim: number, numPositions: number | null | undefined) {
+    super();
+    this.norm1 = new LayerNorm(imageDim);
+    this.ff = new FeedForward(imageDim, imageDim, dim, "none");
+    this.norm2 = new LayerNorm(dim);
+    this.pos_embed = numPositions == null ? undefined : this.parameter([1, numPositions, imageDim], zerosInit);
+  }
+
+  /** [B I D'], or [2B I D'] for first and last frame -> [B I D] or [B 2I D] */
+  forward(x: Tensor): Tensor {
+    const tokens = this.pos_embed === undefined ? x : x.reshape([-1, 2 * x.size(1), x.size(2)]).add(this.pos_embed);
+    const y = this.ff.forward(this.norm1.forward(tokens.to("float32")).to(tokens.dtype));
+    return this.norm2.forward(y.to("float32")).to(y.dtype);
+  }
+}
+
+export interface WanInput {
+  /** [B C T h w] */
+  readonly latents: Tensor;
+  /** Times in thousandths: [B], or one a token [B S] (Wan 2.2). */
+  readonly timestep: Tensor;
+  /** [B L D'] */
+  readonly text: Tensor;
+  /** [B I D'] */
+  readonly image?: Tensor | undefined;
+}
+
+export class WanTransformer extends Module {
+  readonly patch_embedding: Conv3d;
+  readonly condition_embedder: {
+    readonly time_embedder: TimeEmbedder;
+    readonly time_proj: Linear;
+    readonly text_embedder: TextEmbedder;
+    readonly image_embedder: ImageEmbedder | undefined;
+  };
+  readonly blocks: readonly Block[];
+  readonly scale_shift_table: Parameter;
+  readonly proj_out: Linear;
+  readonly #config: WanConfig;
+
+  constructor(config: WanConfig) {
+    super();
+    this.#config = config;
+    const D = config.num_attention_heads * config.attention_head_dim;
+    this.patch_embedding = new Conv3d(config.in_channels, D, config.patch_size, { stride: config.patch_size });
+    this.condition_embedder = {
+      time_embedder: new TimeEmbedder(config.freq_dim, D),
+      time_proj: new Linear(D, 6 * D),
+      text_embedder: new TextEmbedder(config.text_dim, D),
+      image_embedder: config.image_dim == null ? undefined : new ImageEmbedder(config.image_dim, D, config.pos_embed_seq_len),
+    };
+    this.blocks = Array.from({ length: config.num_layers }, () => new Block(config));
+    this.scale_shift_table = this.parameter([1, 2, D], normalInit(D ** -0.5));
+    this.proj_out = new Linear(D, config.out_channels * config.patch_size.reduce((a, b) => a * b, 1));
+  }
+
+  /** -> velocity [B C' T h w]; sides that do not divide into patches are cut. */
+  forward({ latents, timestep, text, image }: WanInput, tap: Tap = () => undefined): Tensor {
+    return scope(() => {
+      const seen = (name: string, value: Tensor): Tensor => {
+        tap(name, value);
+        return value;
+      };
+      const { time_embedder, time_proj, text_embedder, image_embedder } = this.condition_embedder;
+      const dtype = this.proj_out.weight.dtype;
+
+      const patches = seen("patch_embedding", this.patch_embedding.forward(latents.to(dtype))); // [B D t y x]
+      const grid = patches.shape.slice(2) as [number, number, number];
+      const rope = this.#rope(grid, latents.device, tap);
+
+      const times = timestep.ndim === 1 ? timestep.unsqueeze(1) : timestep; // [B 1] or [B S]
+      const embedded = time_embedder.forward(sinusoid(times, this.#config.freq_dim));
+      tap("condition_embedder.time_embedder", timestep.ndim === 1 ? embedded.squeeze(1) : embedded);
+      const vec = embedded.to(dtype); // [B 1 D] or [B S D]
+      const modulation = time_proj.forward(vec.silu());
+      tap("condition_embedder.time_proj", timestep.ndim === 1 ? modulation.squeeze(1) : modulation);
+      const shared = {
+        time: modulation.unflatten(-1, [6, -1]),
+        text: seen("condition_embedder.text_embedder", text_embedder.forward(text.to(dtype))),
+        image: image === undefined || image_embedder === undefined ? undefined : seen("condition_embedder.image_embedder", image_embedder.forward(image.to(dtype))),
+        rope,
+      };
+
+      let x = patches.flatten(2).transpose(1, 2); // [B S D]
+      for (const [i, block] of this.blocks.entries())
+        x = seen(`blocks.${i}`, block.forward(x, shared, (name, value) => tap(`blocks.${i}.${name}`, value)));
+
+      const [shift, scale] = this.scale_shift_table.add(vec.unsqueeze(2).to("float32")).unbind(2) as [Tensor, Tensor];
+      const out = modulate(seen("norm_out", plainNorm(x, this.#config.eps)), shift, scale).to(dtype);
+      return this.#unpatchify(seen("proj_out", this.proj_out.forward(out)), grid);
+    });
+  }
+
+  #rope([t, h, w]: [number, number, number], device: string, tap: Tap): RopeTable {
+    const table = rope3d({ t, h, w }, this.#config.attention_head_dim, MAX_PERIOD, device);
+    const shown = (half: Tensor): Tensor => half.repeatInterleave(2, 1).unsqueeze(0).unsqueeze(2);
+    tap("rope_cos", shown(table.cos));
+    tap("rope_sin", shown(table.sin));
+    return table;
+  }
+
+  /** tokens [B S pt*ph*pw*C], channel fastest -> [B C T h w] */
+  #unpatchify(tokens: Tensor, [t, y, x]: [number, number, number]): Tensor {
+    const [pt, ph, pw] = this.#config.patch_size;
+    const C = this.#config.out_channels;
+    return tokens.reshape([-1, t, y, x, pt, ph, pw, C]).permute([0, 7, 1, 4, 2, 5, 3, 6]).reshape([-1, C, t * pt, y * ph, x * pw]);
+  }
+}
+
+/** times [..] -> [.. n]: cosines, then sines. In float32 as the reference: near 1000 its error is the largest of the network. */
+function sinusoid(times: Tensor, n: number): Tensor {
+  const half = n / 2;
+  const frequencies = arange(0, half, 1, { dtype: "float32", device: times.device }).mul(-Math.log(MAX_PERIOD)).div(half).exp();
+  const angles = times.to("float32").unsqueeze(-1).mul(frequencies);
+  return cat([angles.cos(), angles.sin()], -1);
+}
