@@ -52,6 +52,8 @@ export interface Addon {
   resetPeakBytes(): void;
   deviceCount(): number;
   cudaMemory(index: number): { allocated: number; reserved: number; peak: number } | null;
+  setCacheLimit(bytes: number): void;
+  cachedBytes(): number;
   emptyCache(): void;
   newGenerator(high: number, low: number, device: string): number;
   freeGenerator(id: number): void;

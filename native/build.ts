@@ -76,11 +76,11 @@ function libtorchVersion(torch: string): string {
 function kernelFlags(): string {
   const cpu = existsSync("/proc/cpuinfo") ? readFileSync("/proc/cpuinfo", "utf8") : "";
   const has = (...flags: string[]) => flags.every((f) => new RegExp(`\\b${f}\\b`).test(cpu));
+  const common = "-O3 -fopenmp-simd -fno-math-errno -fno-trapping-math";
   if (has("avx512f", "avx512bw", "avx512vl", "avx512dq", "fma")) {
-    return "-O3 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -DCPU_CAPABILITY=AVX512 -DCPU_CAPABILITY_AVX512";
+    return `${common} -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mprefer-vector-width=512`;
   }
-  if (has("avx2", "fma")) return "-O3 -mavx2 -mfma -mf16c -DCPU_CAPABILITY=AVX2 -DCPU_CAPABILITY_AVX2";
-  return "-O3 -DCPU_CAPABILITY=DEFAULT -DCPU_CAPABILITY_DEFAULT";
+  return has("avx2", "fma") ? `${common} -mavx2 -mfma` : common;
 }
 
 function digestOf(torch: string, flags: string): string {

@@ -2,9 +2,10 @@
 import { one } from "./call.ts";
 import { EngineError } from "./errors.ts";
 import type { Generator } from "./generator.ts";
+import { fusible } from "./nn/fusion.ts";
 import { bernoulli_, emptyLike } from "./ops.ts";
 import { inMatmulDtype } from "./precision.ts";
-import { table } from "./schema.ts";
+import { schema, table } from "./schema.ts";
 import { scope } from "./scope.ts";
 import type { Dims, Tensor } from "./tensor.ts";
 
@@ -15,6 +16,7 @@ const A = table(
   "avg_pool2d", "avg_pool3d", "max_pool2d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "im2col", "pixel_shuffle", "pixel_unshuffle",
   "grid_sampler", "one_hot", "cosine_similarity",
 );
+const NORM_ROPE = schema("waver::norm_rope");
 // biome-ignore format: a table
 const UPSAMPLE = table(
   "upsample_nearest1d.vec", "upsample_nearest2d.vec", "upsample_nearest3d.vec", "_upsample_nearest_exact1d.vec",
@@ -38,6 +40,9 @@ export function layerNorm(
 /** x / sqrt(mean(x^2) + eps) over the last axis with float32 inside; the result has the dtype of x. */
 export function rmsNorm(x: Tensor, weight: Tensor | null, eps = 1e-6): Tensor {
   return scope(() => {
+    if (x.isContiguous && fusible(x, weight)) {
+      return one(NORM_ROPE, x.view([1, -1, 1, x.size(-1)]), weight, null, null, 1, eps).view(x.shape);
+    }
     const f = x.to("float32");
     const y = f.mul(f.square().mean(-1, true).add(eps).rsqrt());
     return (weight ? y.mul(weight) : y).to(x.dtype);

@@ -25,7 +25,15 @@ export function deviceCount(): number {
 export function cudaMemory(index = 0): { allocated: number; reserved: number; peak: number } | null {
   return addon().cudaMemory(index);
 }
-/** Gives cached GPU memory back. */
+/** How many bytes of freed CPU memory are kept for the next tensors (1 GiB at start); what is kept now is given back. */
+export function setCacheLimit(bytes: number): void {
+  addon().setCacheLimit(bytes);
+}
+/** Freed CPU memory that is kept now; not part of allocatedBytes(). */
+export function cachedBytes(): number {
+  return addon().cachedBytes();
+}
+/** Gives kept memory back, on the CPU and on the GPU. */
 export function emptyCache(): void {
   addon().emptyCache();
 }

@@ -1,6 +1,16 @@
 export * from "./attention.ts";
+export * from "./fused.ts";
+export { withoutFusion } from "./fusion.ts";
 export * from "./init.ts";
 export * from "./layers.ts";
 export { type LoadOptions, Module, type WeightSource } from "./module.ts";
 export { Parameter } from "./parameter.ts";
-export * from "./rope.ts";
+export {
+  applyRopeInterleaved,
+  type HeadLayout,
+  type RopeGrid,
+  type RopeTable,
+  rope3d,
+  ropeAxes,
+  ropeTable,
+} from "./rope.ts";

@@ -183,6 +183,7 @@ function* walk(value: unknown, name: string, seen: Set<object>): Iterable<[strin
   if (typeof value !== "object" || value === null || seen.has(value)) return;
   if (value instanceof Parameter) {
     seen.add(value);
+    if (value.label === "") value.label = name;
     yield [name, value];
   } else if (value instanceof Module || Array.isArray(value) || isRecord(value)) {
     seen.add(value);

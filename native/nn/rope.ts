@@ -1,8 +1,13 @@
 // Rotary position embedding (Su et al. 2021): tables with float64 angles, adjacent pairs rotated.
+import { one } from "../call.ts";
 import { EngineError } from "../errors.ts";
 import { stack, tensor } from "../ops.ts";
+import { schema } from "../schema.ts";
 import { scope } from "../scope.ts";
 import type { Device, Tensor } from "../tensor.ts";
+import { fusible } from "./fusion.ts";
+
+const NORM_ROPE = schema("waver::norm_rope");
 
 /** cos and sin, float32 [S, d / 2] each. */
 export interface RopeTable {
@@ -71,24 +76,35 @@ export function rope3d({ t, h, w }: RopeGrid, headDim: number, theta = 10000, de
 
 export type HeadLayout = "BHSD" | "BSHD";
 
-/** The table as it broadcasts against x: tokens on the axis where x has them. */
-function placed(x: Tensor, table: Tensor, layout: HeadLayout | undefined): Tensor {
+/** Which axis of x the table runs along; null when the caller has shaped the table to broadcast. */
+function placed(x: Tensor, table: Tensor, layout: HeadLayout | undefined): HeadLayout | null {
   if (table.shape.at(-1) !== x.size(-1) / 2) {
     throw new EngineError(
       "tensor_shape",
       `rope: x [${x.shape}] needs a table [S, ${x.size(-1) / 2}], got [${table.shape}]`,
     );
   }
-  if (table.ndim !== 2) return table; // already shaped by the caller
+  if (table.ndim !== 2) return null;
   const s = table.size(0);
   const fits = { BHSD: x.size(-2) === s, BSHD: x.ndim > 2 && x.size(-3) === s };
   if (layout === undefined && fits.BHSD && fits.BSHD && s !== 1) {
     throw new EngineError("tensor_shape", `rope: x [${x.shape}] has ${s} on both axes; say layout "BHSD" or "BSHD"`);
   }
   const chosen = layout ?? (fits.BHSD ? "BHSD" : "BSHD");
-  if (!fits[chosen])
+  if (!fits[chosen]) {
     throw new EngineError("tensor_shape", `rope: x [${x.shape}] as ${chosen} and a table of ${s} positions`);
-  return chosen === "BHSD" ? table : table.unsqueeze(1);
+  }
+  return chosen;
+}
+
+/** @internal Pairs rotated in float32; cos and sin broadcast against the pairs of x. The result is float32. */
+export function composedRope(x: Tensor, cos: Tensor, sin: Tensor): Tensor {
+  return scope(() => {
+    const pairs = x.to("float32").unflatten(-1, [-1, 2]);
+    const a = pairs.select(-1, 0);
+    const b = pairs.select(-1, 1);
+    return stack([a.mul(cos).sub(b.mul(sin)), a.mul(sin).add(b.mul(cos))], -1).flatten(-2, -1);
+  });
 }
 
 /**
@@ -96,13 +112,13 @@ function placed(x: Tensor, table: Tensor, layout: HeadLayout | undefined): Tenso
  * x [B, H, S, d] or [B, S, H, d]; cos, sin [S, d / 2]. The layout is read from the shapes unless H = S.
  */
 export function applyRopeInterleaved(x: Tensor, cos: Tensor, sin: Tensor, layout?: HeadLayout): Tensor {
+  const at = placed(x, cos, layout);
   return scope(() => {
-    const c = placed(x, cos, layout);
-    const s = placed(x, sin, layout);
-    const pairs = x.to("float32").unflatten(-1, [-1, 2]);
-    const a = pairs.select(-1, 0);
-    const b = pairs.select(-1, 1);
-    const rotated = stack([a.mul(c).sub(b.mul(s)), a.mul(s).add(b.mul(c))], -1);
-    return rotated.flatten(-2, -1).to(x.dtype);
+    if (x.ndim === 4 && at !== null && x.strides[3] === 1 && fusible(x)) {
+      if (at === "BSHD") return one(NORM_ROPE, x, null, cos, sin, 0, 0);
+      return one(NORM_ROPE, x.transpose(1, 2), null, cos, sin, 0, 0).transpose(1, 2);
+    }
+    const place = (t: Tensor) => (at === "BSHD" ? t.unsqueeze(1) : t);
+    return composedRope(x, place(cos), place(sin)).to(x.dtype);
   });
 }

@@ -1,0 +1,117 @@
+// The memory-bound parts of a transformer block. Each has a composition of aten operators, which carries gradients and
+// runs on every device, and a CPU kernel in src/fused_cpu.cc that does it in one pass when no graph is recorded.
+import { many, one } from "../call.ts";
+import { layerNorm } from "../functional.ts";
+import { schema } from "../schema.ts";
+import { scope } from "../scope.ts";
+import type { Tensor } from "../tensor.ts";
+import { fusible } from "./fusion.ts";
+import { composedRope, type RopeTable } from "./rope.ts";
+
+const GATED_NORM = schema("waver::gated_norm");
+const NORM_ROPE = schema("waver::norm_rope");
+const L2_NORM_SILU = schema("waver::l2_norm_silu");
+
+/** Modulation of one sub-layer; each [B, 1, D], [B, S, D] or [D]. */
+export interface Modulation {
+  scale: Tensor | null;
+  shift: Tensor | null;
+}
+
+function rows(x: Tensor): boolean {
+  return x.ndim === 3 && x.isContiguous;
+}
+
+/** LayerNorm(x) (1 + scale) + shift without weights of its own (adaLN, Peebles and Xie 2023); x [B, S, D], float32 inside. */
+export function modulatedLayerNorm(x: Tensor, { scale, shift }: Modulation, eps = 1e-6): Tensor {
+  return scope(() => {
+    if (rows(x) && fusible(x, scale, shift)) {
+      return many(GATED_NORM, x, null, null, scale, shift, true, eps)[1] as Tensor;
+    }
+    let n = layerNorm(x.to("float32"), [x.size(-1)], null, null, eps);
+    if (scale) n = n.mul(scale.add(1));
+    if (shift) n = n.add(shift);
+    return n.to(x.dtype);
+  });
+}
+
+/** x + gate * y in float32, in the dtype of x; x, y [B, S, D]. */
+export function gatedAdd(x: Tensor, y: Tensor, gate: Tensor | null): Tensor {
+  return scope(() => {
+    if (rows(x) && rows(y) && x.dtype === y.dtype && fusible(x, y, gate)) {
+      return many(GATED_NORM, x, y, gate, null, null, false, 0)[0] as Tensor;
+    }
+    const f = x.to("float32");
+    return (gate ? f.add(y.mul(gate)) : f.add(y)).to(x.dtype);
+  });
+}
+
+/** [h, n]: h = x + gate * y, n = LayerNorm(h) (1 + scale) + shift: the end of one sub-layer and the start of the next. */
+export function gatedAddNorm(
+  x: Tensor,
+  y: Tensor,
+  gate: Tensor | null,
+  next: Modulation,
+  eps = 1e-6,
+): [Tensor, Tensor] {
+  if (rows(x) && rows(y) && x.dtype === y.dtype && fusible(x, y, gate, next.scale, next.shift)) {
+    return many(GATED_NORM, x, y, gate, next.scale, next.shift, true, eps) as [Tensor, Tensor];
+  }
+  const h = gatedAdd(x, y, gate);
+  return [h, modulatedLayerNorm(h, next, eps)];
+}
+
+export interface NormRopeOptions {
+  heads: number;
+  /** RMSNorm weight: [d] per head, [H * d] over the token; null: no norm. */
+  weight: Tensor | null;
+  /** Per head (Waver) or over all heads (Wan). */
+  over?: "head" | "token";
+  rope?: RopeTable | null;
+  eps?: number;
+}
+
+/** RMSNorm of queries or keys, then RoPE: x [B, S, H * d] -> [B, H, S, d] (a view of [B, S, H, d]). */
+export function normRope(
+  x: Tensor,
+  { heads, weight, over = "head", rope = null, eps = 1e-6 }: NormRopeOptions,
+): Tensor {
+  return scope(() => {
+    const split = x.unflatten(-1, [heads, -1]);
+    if (x.strides.at(-1) === 1 && fusible(x, weight)) {
+      const group = weight === null ? 0 : over === "head" ? 1 : 2;
+      return one(NORM_ROPE, split, weight, rope?.cos, rope?.sin, group, eps).transpose(1, 2);
+    }
+    let h = split;
+    if (weight) {
+      const f = (over === "head" ? split : x).to("float32");
+      const n = f.mul(f.square().mean(-1, true).add(eps).rsqrt()).mul(weight);
+      h = over === "head" ? n : n.unflatten(-1, [heads, -1]);
+    }
+    if (rope) h = composedRope(h, rope.cos.unsqueeze(-2), rope.sin.unsqueeze(-2));
+    return h.to(x.dtype).transpose(1, 2);
+  });
+}
+
+/**
+ * x / max(|x|, eps) * sqrt(C) * weight over the channels of [B, C, ...], then SiLU if asked. The kernel serves tensors
+ * in channels_last(_3d) layout and keeps it.
+ */
+export function channelNorm(x: Tensor, weight: Tensor, { eps = 1e-12, silu = false } = {}): Tensor {
+  return scope(() => {
+    const c = x.size(1);
+    const last = x.movedim(1, -1);
+    if (last.isContiguous && fusible(x, weight)) {
+      return one(L2_NORM_SILU, last.view([-1, c]), weight.flatten(), eps, silu)
+        .view(last.shape)
+        .movedim(-1, 1);
+    }
+    const f = x.to("float32");
+    const w = weight.view([c, ...Array<number>(x.ndim - 2).fill(1)]);
+    const n = f
+      .div(f.norm(2, 1, true).clamp(eps))
+      .mul(Math.sqrt(c))
+      .mul(w);
+    return (silu ? n.silu() : n).to(x.dtype);
+  });
+}
