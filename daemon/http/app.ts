@@ -9,27 +9,26 @@ import { type Asked, parsed, type Route, ROUTES } from "./routes.ts";
 const IdempotencyKey = z.string().regex(/^[\x21-\x7e]{1,200}$/, "1 to 200 printable characters");
 const Priority = z.string().regex(/^-?\d{1,3}$/, "a whole number from -100 to 100").transform(Number).refine((n) => Math.abs(n) <= 100, "a whole number from -100 to 100");
 
-/** Everything behind the gate. */
+/**
+ * Everything behind the gate. The router sees method and path only: it would otherwise read the body a second time and
+ * guess at its type, parse cookies and merge queries, and each of those has been a way in (reliability.md fact 12).
+ */
 export function createApp(daemon: Daemon): Passed {
-  // The gate has parsed the body: the router must not read it again, nor guess at its type.
-  const bodies = new WeakMap<Request, unknown>();
-  const app = new Elysia({ aot: false, normalize: false });
-  const ask = ({ request, params }: { request: Request; params: Record<string, string> }): Asked => ({
-    request,
-    params,
-    query: new URL(request.url).searchParams,
-    body: bodies.get(request),
-  });
-  for (const route of ROUTES)
-    app.route(route.method, route.path, (context) => answered(daemon, () => route.handle(ask(context as never), daemon)), { parse: "none" } as never);
-  app.route("POST", "/v1/:operation", (context) => answered(daemon, () => operate(ask(context as never), daemon)), { parse: "none" } as never);
-  app.onError(({ request, code, error }) => {
-    if (code === "NOT_FOUND") return missing(request, daemon);
-    return failed(daemon, error);
-  });
+  const asked = new WeakMap<Request, Omit<Asked, "params">>();
+  const app = new Elysia({ normalize: false });
+  const handle = (answer: (asked: Asked) => Response | Promise<Response>) => (context: { request: Request; params?: Record<string, string> }) => {
+    const known = asked.get(context.request);
+    if (known === undefined) throw new Error("a request came past the gate");
+    return answered(daemon, () => answer({ ...known, params: context.params ?? {} }));
+  };
+  for (const route of ROUTES) app.route(route.method, route.path, handle((each) => route.handle(each, daemon)));
+  app.route("POST", "/v1/:operation", handle((each) => operate(each, daemon)));
+  app.onError(({ request, code, error }) => (code === "NOT_FOUND" ? missing(request, daemon) : failed(daemon, error)));
   return (request, body) => {
-    bodies.set(request, body);
-    return app.fetch(request);
+    const { pathname, searchParams } = new URL(request.url);
+    const bare = new Request(`http://localhost${pathname}`, { method: request.method });
+    asked.set(bare, { request, query: searchParams, body });
+    return app.fetch(bare);
   };
 }
 
