@@ -87,7 +87,11 @@ async function likeness(pixels: Pixels, reference: string, ctx: Context): Promis
 /** A function from a file to its features, by the embedder that was asked for or the one there is. */
 async function featuresOf(id: string | undefined, ctx: Context): Promise<(path: string) => Promise<Float32Array>> {
   const candidates = ctx.providers("embed");
-  const chosen = id === undefined ? candidates[0] : candidates.find((each) => each.id === id);
+  // Unasked, the embedder with the most features: a learned network rather than a thumbnail.
+  const chosen =
+    id === undefined
+      ? candidates.toSorted((a, b) => b.traits.dim - a.traits.dim)[0]
+      : candidates.find((each) => each.id === id);
   if (!chosen) {
     throw new WaverError(
       "needs_unmet",

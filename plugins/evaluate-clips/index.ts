@@ -17,7 +17,10 @@ export default definePlugin({
         "SSIM: Wang et al. 2004. Features, motion and sharpness are named substitutes for CLIP, optical flow and a quality model",
       runs: "device",
       options: z.strictObject({
-        embed: z.string().optional().meta({ description: "embedder by id; the first there is when absent" }),
+        embed: z
+          .string()
+          .optional()
+          .meta({ description: "embedder by id; the one with the most features when absent" }),
       }),
       traits: {
         measures: [
