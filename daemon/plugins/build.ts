@@ -1,7 +1,7 @@
 /** Assembles the registry: core operations, then plugins in their order, frozen. */
 import { version as hostVersion } from "../../package.json";
 import { jsonSchemaOf } from "../../plugins/check.ts";
-import { HOOK_API, type HookName, WaverError } from "../../plugins/index.ts";
+import { HOOK_API, type HookName } from "../../plugins/index.ts";
 import { coreOperations } from "../operations/index.ts";
 import { type OperationDoc, type OperationsDoc, type PluginDoc, type ProviderDoc, WIRE_VERSION } from "../wire.ts";
 import { textDigest } from "./digest.ts";
@@ -10,8 +10,8 @@ import type { LoadRegistryOptions, Place, RegisteredOperation, RegisteredProvide
 import { type BodyParts, bodySchema, parseBody, schemaFromJson, slotDefault } from "./schema.ts";
 
 export async function buildRegistry(options: LoadRegistryOptions): Promise<Registry> {
-  const { climbed, refused } = await loadPlugins(options);
   const core = await coreOperations();
+  const { climbed, refused } = await loadPlugins({ ...options, core: new Set(core.operations.keys()) });
   const warnings = [
     ...refused
       .filter((each) => each.state !== "skipped")
@@ -54,12 +54,6 @@ export async function buildRegistry(options: LoadRegistryOptions): Promise<Regis
   for (const { loaded, declaration } of climbed) {
     const foreign = loaded.origin === "installed" ? loaded.name : null;
     for (const [name, facts] of Object.entries(declaration.operations)) {
-      const taken = operations.get(name);
-      if (taken !== undefined)
-        throw new WaverError(
-          "plugin_conflict",
-          `the operation ${name} of the plugin ${loaded.name} is already ${taken.plugin ?? "the host's own"}`,
-        );
       const declared = loaded.plugin?.operations?.[name] ?? null;
       const input = declared?.input ?? schemaFromJson(facts.input);
       add({

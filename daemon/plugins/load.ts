@@ -22,26 +22,27 @@ const FAILED_MS = 10 * 60_000;
 export interface Climbed {
   readonly loaded: LoadedPlugin;
   readonly declaration: Declaration;
+  readonly listed: boolean;
 }
 
 export interface LadderOptions {
   readonly config: Config;
   readonly signal: AbortSignal;
   readonly quarantined?: ReadonlyMap<string, string>;
+  readonly importMs?: number;
+  /** Operations of the host itself. */
+  readonly core: ReadonlySet<string>;
 }
 
 /** All plugins that reached the top, in order, and the rung at which each other one stopped. */
-export async function loadPlugins({
-  config,
-  signal,
-  quarantined,
-}: LadderOptions): Promise<{ climbed: Climbed[]; refused: Refused[] }> {
+export async function loadPlugins(options: LadderOptions): Promise<{ climbed: Climbed[]; refused: Refused[] }> {
+  const { config, signal } = options;
   const { found, refused } = await discover(config);
-  const results = await Promise.all(found.map((each) => climb(each, config, signal, quarantined)));
+  const results = await Promise.all(found.map((each) => climb(each, options)));
   signal.throwIfAborted();
   const outcome = { climbed: [] as Climbed[], refused };
   for (const result of results) ("loaded" in result ? outcome.climbed : outcome.refused).push(result as never);
-  const unique = withoutDuplicates(outcome.climbed);
+  const unique = withoutDuplicates(outcome.climbed, options.core);
   outcome.refused.push(...unique.refused);
   for (const name of config.plugins.list)
     if (!isPath(name) && !found.some((each) => each.name === name) && !refused.some((each) => each.name === name))
@@ -57,12 +58,9 @@ export async function loadPlugins({
   return { climbed: unique.kept, refused: outcome.refused };
 }
 
-async function climb(
-  found: Found,
-  config: Config,
-  signal: AbortSignal,
-  quarantined: LadderOptions["quarantined"],
-): Promise<Climbed | Refused> {
+async function climb(found: Found, options: LadderOptions): Promise<Climbed | Refused> {
+  const { config, signal } = options;
+  const { listed } = found;
   const refuse = (state: Refused["state"], code: ErrorCode, reason: string): Refused => ({
     name: found.name,
     version: found.version,
@@ -77,13 +75,13 @@ async function climb(
     return refuse("skipped", "plugin_failed", "it is disabled in the configuration");
   if (!config.plugins.discover && !found.listed)
     return refuse("skipped", "plugin_failed", "discovery is off and the configuration does not name it");
-  const crash = quarantined?.get(found.name);
+  const crash = options.quarantined?.get(found.name);
   if (crash !== undefined) return refuse("quarantined", "plugin_failed", crash);
   try {
     if (found.hookApi !== null) checkApi(found.hookApi);
     const digest = await folderDigest(found.folder);
     if (found.origin === "installed") {
-      const declaration = await extracted(found, digest, config, signal);
+      const declaration = await extracted(found, digest, options);
       if (declaration.name !== found.name)
         return refuse(
           "failed",
@@ -97,12 +95,16 @@ async function climb(
             "plugin_invalid",
             `its operation ${name} wants to run in the daemon, which imports no third-party code`,
           );
-      return { loaded: { ...entryOf(found, digest), version: found.version, plugin: null }, declaration };
+      return { loaded: { ...entryOf(found, digest), version: found.version, plugin: null }, declaration, listed };
     }
-    const plugin = await imported(found.entry, signal);
+    const plugin = await imported(found.entry, options);
     if (plugin.name !== found.name)
       return refuse("failed", "plugin_invalid", `its folder is named ${found.name} but its declaration ${plugin.name}`);
-    return { loaded: { ...entryOf(found, digest), version: plugin.version, plugin }, declaration: declare(plugin) };
+    return {
+      loaded: { ...entryOf(found, digest), version: plugin.version, plugin },
+      declaration: declare(plugin),
+      listed,
+    };
   } catch (error) {
     if (signal.aborted) throw error;
     const { code, reason } = outcomeOf(error);
@@ -118,16 +120,16 @@ const entryOf = (found: Found, digest: string): Omit<LoadedPlugin, "version" | "
   digest,
 });
 
-async function imported(entry: string, signal: AbortSignal): Promise<Plugin> {
-  const timeout = AbortSignal.timeout(IMPORT_MS);
-  const module = (await raced(import(entry), AbortSignal.any([signal, timeout]), () => late())) as {
+async function imported(entry: string, { signal, importMs = IMPORT_MS }: LadderOptions): Promise<Plugin> {
+  const timeout = AbortSignal.timeout(importMs);
+  const module = (await raced(import(entry), AbortSignal.any([signal, timeout]), () => late(importMs))) as {
     default?: unknown;
   };
   return checkPlugin(module.default);
 }
 
-const late = (): WaverError =>
-  new WaverError("plugin_timeout", `it did not finish importing within ${IMPORT_MS / 1000} s`);
+const late = (importMs: number): WaverError =>
+  new WaverError("plugin_timeout", `it did not finish importing within ${importMs / 1000} s`);
 
 function raced<T>(work: Promise<T>, signal: AbortSignal, error: () => Error): Promise<T> {
   return new Promise((done, fail) => {
@@ -143,15 +145,24 @@ const Extraction = z.union([
   }),
 ]);
 
+const declarationFile = (config: Config, digest: string): string =>
+  join(config.cache, "declarations", `${digest.slice("sha256:".length)}.json`);
+
+/** Drops what was kept of a plugin that is removed. */
+export async function forgetDeclaration(config: Config, digest: string): Promise<void> {
+  const file = declarationFile(config, digest);
+  await rm(file, { force: true });
+  await rm(`${file}.failed`, { force: true });
+}
+
 /** The declaration of a third-party plugin, from the cache or from a child process that imports it once. */
-async function extracted(found: Found, digest: string, config: Config, signal: AbortSignal): Promise<Declaration> {
-  const folder = join(config.cache, "declarations");
-  await mkdir(folder, { recursive: true });
-  const file = join(folder, `${digest.slice("sha256:".length)}.json`);
+async function extracted(found: Found, digest: string, options: LadderOptions): Promise<Declaration> {
+  const file = declarationFile(options.config, digest);
+  await mkdir(join(file, ".."), { recursive: true });
   const failed = `${file}.failed`;
   let extraction = (await read(file)) ?? (await read(failed, FAILED_MS));
   if (extraction === null) {
-    const reason = await spawnExtract(found, digest, file, signal);
+    const reason = await spawnExtract(found, digest, file, options);
     extraction = reason === null ? await read(file) : { refused: reason };
     extraction ??= { refused: { code: "plugin_invalid", reason: "its declaration is not plain data" } };
     if ("refused" in extraction) {
@@ -167,7 +178,7 @@ async function spawnExtract(
   found: Found,
   digest: string,
   output: string,
-  signal: AbortSignal,
+  { signal, importMs = IMPORT_MS }: LadderOptions,
 ): Promise<{ code: ErrorCode; reason: string } | null> {
   const child = Bun.spawn(
     [process.execPath, "--no-install", join(import.meta.dir, "extract.ts"), found.entry, digest, output],
@@ -177,14 +188,14 @@ async function spawnExtract(
       stdio: ["ignore", "ignore", "ignore"],
     },
   );
-  const timeout = AbortSignal.timeout(IMPORT_MS);
+  const timeout = AbortSignal.timeout(importMs);
   const kill = (): void => child.kill("SIGKILL");
   const ended = AbortSignal.any([signal, timeout]);
   ended.addEventListener("abort", kill, { once: true });
   const code = await child.exited;
   ended.removeEventListener("abort", kill);
   signal.throwIfAborted();
-  if (timeout.aborted) return { code: "plugin_timeout", reason: late().message };
+  if (timeout.aborted) return { code: "plugin_timeout", reason: late(importMs).message };
   if (await Bun.file(output).exists()) return null;
   return {
     code: "plugin_failed",
@@ -203,28 +214,33 @@ async function read(file: string, maxAge = Number.POSITIVE_INFINITY): Promise<z.
 const RESERVED = new Set(["serve", "status", "stop", "jobs", "doctor", "plugins", "help", "autocomplete", "web"]);
 
 /** Same hook and id, or same operation, twice: the one that came first stays, built-ins before installed ones. */
-function withoutDuplicates(climbed: readonly Climbed[]): { kept: Climbed[]; refused: Refused[] } {
+function withoutDuplicates(
+  climbed: readonly Climbed[],
+  core: ReadonlySet<string>,
+): { kept: Climbed[]; refused: Refused[] } {
   const owners = new Map<string, string>();
   const kept: Climbed[] = [];
   const refused: Refused[] = [];
   for (const each of climbed) {
-    const names = [
+    const { name, version, origin, folder } = each.loaded;
+    const operations = Object.keys(each.declaration.operations);
+    const claims = [
       ...each.declaration.provides.map(({ hook, id }) => `the provider ${id} of ${hook}`),
-      ...Object.keys(each.declaration.operations).map((name) => `the operation ${name}`),
+      ...operations.map((operation) => `the operation ${operation}`),
     ];
-    const reserved = Object.keys(each.declaration.operations).find((name) => RESERVED.has(name));
-    const taken = names.find((name) => owners.has(name));
+    const reserved = operations.find((operation) => RESERVED.has(operation) || core.has(operation));
+    const taken = claims.find((claim) => owners.has(claim));
     if (reserved === undefined && taken === undefined) {
-      for (const name of names) owners.set(name, each.loaded.name);
+      for (const claim of claims) owners.set(claim, name);
       kept.push(each);
       continue;
     }
-    const { name, version, origin, folder } = each.loaded;
     const reason =
       reserved !== undefined
-        ? `the operation name ${reserved} is reserved`
+        ? `its operation ${reserved} has a name of the host's own`
         : `${taken} is given by both ${owners.get(taken as string)} and ${name}`;
-    refused.push({ name, version, origin, folder, listed: false, state: "failed", code: "plugin_conflict", reason });
+    const { listed } = each;
+    refused.push({ name, version, origin, folder, listed, state: "failed", code: "plugin_conflict", reason });
   }
   return { kept, refused };
 }

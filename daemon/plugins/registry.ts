@@ -86,6 +86,8 @@ export interface LoadRegistryOptions {
   readonly signal: AbortSignal;
   /** Plugins that are left out after a crash that named them, with the reason. */
   readonly quarantined?: ReadonlyMap<string, string>;
+  /** Milliseconds that importing one plugin may take. */
+  readonly importMs?: number;
 }
 
 /** Discovers, checks and freezes. A plugin named in the configuration that cannot load throws; others are skipped with a reason. */

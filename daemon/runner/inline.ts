@@ -3,7 +3,7 @@
  * `bun daemon/runner/inline.ts curate '{"videos": "clips"}'`.
  */
 import { join } from "node:path";
-import { type JobOutput, WaverError } from "../../plugins/index.ts";
+import { exitCode, type JobOutput, toWaverError, WaverError } from "../../plugins/index.ts";
 import { type Config, loadConfig } from "../config.ts";
 import { textDigest } from "../plugins/digest.ts";
 import { loadRegistry, type Registry } from "../plugins/registry.ts";
@@ -91,7 +91,12 @@ if (import.meta.main) {
     onLog: (event, fields) => process.stderr.write(`${event} ${JSON.stringify(fields)}\n`),
   });
   for (const warning of inline.registry().warnings) process.stderr.write(`${warning}\n`);
-  process.stdout.write(
-    `${JSON.stringify(await inline.run(operation, JSON.parse(body) as Record<string, unknown>), null, 2)}\n`,
-  );
+  try {
+    const output = await inline.run(operation, JSON.parse(body) as Record<string, unknown>);
+    process.stdout.write(`${JSON.stringify(output, null, 2)}\n`);
+  } catch (error) {
+    const known = toWaverError(error);
+    process.stderr.write(`${JSON.stringify(known.toBody(), null, 2)}\n${known.stack ?? ""}\n`);
+    process.exitCode = exitCode(known.code);
+  }
 }

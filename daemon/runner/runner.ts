@@ -13,6 +13,7 @@ import {
 import type { Config } from "../config.ts";
 import { createMedia } from "../media/index.ts";
 import type { Daemon } from "../operations/context.ts";
+import { didYouMean } from "../plugins/nearest.ts";
 import type { RegisteredOperation, Registry } from "../plugins/registry.ts";
 import type { JobId, Progress } from "../wire.ts";
 import { PluginCode, type Role } from "./code.ts";
@@ -185,7 +186,10 @@ export class Runner implements AsyncDisposable {
 
   async #operation(name: string): Promise<RegisteredOperation> {
     const found = this.#current().operations.get(name) ?? (await this.#host.refresh()).operations.get(name);
-    if (found === undefined) throw new WaverError("unknown_operation", `there is no operation ${name}`);
+    if (found === undefined)
+      throw new WaverError("unknown_operation", `there is no operation ${name}`, {
+        hint: didYouMean(name, [...this.#current().operations.keys()]),
+      });
     return found;
   }
 
