@@ -38,12 +38,12 @@ test("a few dozen steps on one flat clip raise its PSNR, and the statistics norm
   const codec = WanVae.init(tiny, random, { device: "cpu" });
   using frames = scope(() => zeros([8, 3, 40, 40], { dtype: "uint8" }).add(200));
   using source = new CropSource(frames, "cpu");
-  const clips = sampleClips([source], 4, { frames: 5, side: 32, seed: 2 });
+  const clips = sampleClips([source], 4, { frames: 5, side: 16, seed: 2 });
   const before = evaluatePsnr(codec, clips);
   const seen: number[] = [];
-  await trainVae(codec, [{ source, weight: 1 }], { steps: 60, lr: 3e-3, warmup: 5, batches: [{ share: 1, size: 2, frames: 5, side: 32 }], weights: { l1: 1, perceptual: 0, kl: 1e-4 }, perceptualFrom: 0, maxStride: 1, gradNorm: 1, ema: 0.8, matmul: "float32", seed: 4 }, { device: "cpu", report: ({ step }) => seen.push(step), breathe: async () => {} });
-  expect(seen).toEqual([0, 10, 20, 30, 40, 50]);
-  expect(evaluatePsnr(codec, clips)).toBeGreaterThan(before + 6);
+  await trainVae(codec, [{ source, weight: 1 }], { steps: 30, lr: 3e-3, warmup: 5, batches: [{ share: 1, size: 2, frames: 5, side: 16 }], weights: { l1: 1, perceptual: 0, kl: 1e-4 }, perceptualFrom: 0, maxStride: 1, gradNorm: 1, ema: 0.8, matmul: "float32", seed: 4 }, { device: "cpu", report: ({ step }) => seen.push(step), breathe: async () => {} });
+  expect(seen).toEqual([0, 10, 20]);
+  expect(evaluatePsnr(codec, clips)).toBeGreaterThan(before + 3);
   const { mean, std } = latentStatistics(codec, clips);
   codec.setStatistics(mean, std);
   scope(() => noGrad(() => expect(Math.abs(codec.encode(clips[0] as (typeof clips)[0]).mean().item())).toBeLessThan(0.5)));
