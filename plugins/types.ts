@@ -276,6 +276,12 @@ export interface Objective extends AsyncDisposable {
   /** Everything that a training checkpoint must hold, by name. */
   readonly modules: Readonly<Record<string, Module>>;
   readonly groups: readonly ParameterGroup[];
+  /**
+   * Tensors of a clip that stay the same in every step, by name, each with the batch axis: latents, known frames, a
+   * degraded twin. video [B 3 F H W] in [-1, 1]. The trainer calls it once a clip and keeps the result; `latents` becomes
+   * `Batch.latents`, all others are in `Batch.extras`. Absent: batches carry the video itself.
+   */
+  prepare?(video: Tensor): Readonly<Record<string, Tensor>>;
   /** Phases of one training step, in order; each updates one optimiser. Most objectives have one. */
   readonly phases: readonly { readonly optimizer: string }[];
   /** Loss of one batch in one phase. Synchronous: runs inside the step's scope. */
