@@ -20,15 +20,15 @@ export async function readParams(folder: string): Promise<WaverParams> {
   throw new WaverError("checkpoint_invalid", `${folder}/config.json: ${issue?.path.join(".")} ${issue?.message}`);
 }
 
-export async function load(folder: string, how: { dtype?: DType; device?: Device } = {}): Promise<WaverTransformer> {
+export async function load(folder: string, how: { dtype?: DType | undefined; device?: Device } = {}): Promise<WaverTransformer> {
   const network = new WaverTransformer(await readParams(folder));
   using file = openCheckpoint(folder);
   return network.load(file, how);
 }
 
-export function fresh(params: WaverParams, seed: number): WaverTransformer {
+export function fresh(params: WaverParams, seed: number, how: { dtype?: DType | undefined; device?: Device } = {}): WaverTransformer {
   using generator = new Generator(seed);
-  return new WaverTransformer(params).init(generator);
+  return new WaverTransformer(params).init(generator, how);
 }
 
 export async function save(network: WaverTransformer, folder: string): Promise<void> {

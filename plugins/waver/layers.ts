@@ -4,7 +4,10 @@
  * Axes: B batch, L tokens (Lt text, Lv video), D width, h heads, d head dim. video [B Lv D], text [B Lt D], vec [B D].
  * Children are named as the checkpoint's keys.
  */
-import { applyRopeInterleaved, cat, layerNorm, Linear, Module, RMSNorm, scaledDotProductAttention, type Tensor, tensor, zerosInit } from "../../native/index.ts";
+import {
+  cat, gatedAdd, gatedAddNorm, Linear, modulatedLayerNorm, Module, normRope, RMSNorm, type RopeTable, scaledDotProductAttention, type Tensor, tensor,
+  zerosInit,
+} from "../../native/index.ts";
 import { MLP_RATIO, TIME_FEATURES, type WaverParams } from "./params.ts";
 import type { LayerKind, WindowGroup } from "./windows.ts";
 
@@ -15,8 +18,8 @@ const EPS = 1e-6;
 export interface Shared {
   /** [B D] */
   readonly vec: Tensor;
-  /** cos and sin [Lt + Lv, d / 2]; text rows are the identity. */
-  readonly rope: { readonly cos: Tensor; readonly sin: Tensor };
+  /** Tables of the video tokens [Lv, d / 2], and of the joint ones [Lt + Lv, d / 2], where text is turned by nothing. */
+  readonly rope: { readonly video: RopeTable; readonly joint: RopeTable };
   readonly numText: number;
   /** Keys that are real tokens, bool [B 1 1 Lt + Lv]; null when all are. */
   readonly mask: Tensor | null;
@@ -39,11 +42,6 @@ function modulations(mod: Linear, vec: Tensor, n: number): Modulation[] {
   return Array.from({ length: n }, (_, i) => ({ shift: parts[3 * i]!, scale: parts[3 * i + 1]!, gate: parts[3 * i + 2]! }));
 }
 
-/** LayerNorm without affine, then x (1 + scale) + shift. */
-function modulate(x: Tensor, { shift, scale }: { shift: Tensor; scale: Tensor }): Tensor {
-  return shift.addcmul(layerNorm(x, [x.size(-1)], null, null, EPS), scale.add(1));
-}
-
 /** q, k, v [B L h d] of joint tokens -> [B L D]. Each text token attends to everything, a video token to its window and all text. */
 export function attention(q: Tensor, k: Tensor, v: Tensor, kind: LayerKind, { numText, mask, windows }: Pick<Shared, "numText" | "mask" | "windows">): Tensor {
   const attend = (q: Tensor, k: Tensor, v: Tensor, mask: Tensor | null): Tensor =>
@@ -64,23 +62,23 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, kind: LayerKind, { nu
   return cat([attend(q.narrow(1, 0, numText), k, v, mask), out], 1).flatten(2);
 }
 
-/** q and k normalised a head at a time: [B L h d]. */
 abstract class Heads extends Module {
   readonly q_norm: RMSNorm;
   readonly k_norm: RMSNorm;
-  protected readonly heads: readonly [number, number];
+  readonly #heads: number;
 
   constructor({ num_heads, head_dim }: WaverParams) {
     super();
     this.q_norm = new RMSNorm(head_dim, { eps: EPS });
     this.k_norm = new RMSNorm(head_dim, { eps: EPS });
-    this.heads = [num_heads, head_dim];
+    this.#heads = num_heads;
   }
 
-  /** [B L 3D] -> q, k, v [B L h d] */
-  protected split(qkv: Tensor): [Tensor, Tensor, Tensor] {
-    const [q, k, v] = qkv.unflatten(-1, [3, ...this.heads]).unbind(2) as [Tensor, Tensor, Tensor];
-    return [this.q_norm.forward(q), this.k_norm.forward(k), v];
+  /** [B L 3D] -> q, k, v [B L h d]; q and k normalised a head at a time, then rotated. */
+  protected split(qkv: Tensor, rope: RopeTable | null): [Tensor, Tensor, Tensor] {
+    const [q, k, v] = qkv.chunk(3, -1) as [Tensor, Tensor, Tensor];
+    const turned = (x: Tensor, { weight }: RMSNorm): Tensor => normRope(x, { heads: this.#heads, weight, rope, eps: EPS }).transpose(1, 2);
+    return [turned(q, this.q_norm), turned(k, this.k_norm), v.unflatten(-1, [this.#heads, -1])];
   }
 }
 
@@ -118,13 +116,13 @@ class Stream extends Heads {
     this.mlp = new Mlp(D, MLP_RATIO * D, D, gelu);
   }
 
-  before(x: Tensor, mod: Modulation): [Tensor, Tensor, Tensor] {
-    return this.split(this.qkv.forward(modulate(x, mod)));
+  before(x: Tensor, mod: Modulation, rope: RopeTable | null): [Tensor, Tensor, Tensor] {
+    return this.split(this.qkv.forward(modulatedLayerNorm(x, mod, EPS)), rope);
   }
 
   after(x: Tensor, attended: Tensor, [first, second]: readonly [Modulation, Modulation]): Tensor {
-    x = x.addcmul(first.gate, this.proj.forward(attended));
-    return x.addcmul(second.gate, this.mlp.forward(modulate(x, second)));
+    const [h, normed] = gatedAddNorm(x, this.proj.forward(attended), first.gate, second, EPS);
+    return gatedAdd(h, this.mlp.forward(normed), second.gate);
   }
 
   modulations(vec: Tensor): readonly [Modulation, Modulation] {
@@ -146,11 +144,10 @@ export class DualBlock extends Module {
   forward(video: Tensor, text: Tensor, kind: LayerKind, shared: Shared): [video: Tensor, text: Tensor] {
     const modVideo = this.video.modulations(shared.vec);
     const modText = this.text.modulations(shared.vec);
-    const ofVideo = this.video.before(video, modVideo[0]);
-    const ofText = this.text.before(text, modText[0]);
+    const ofVideo = this.video.before(video, modVideo[0], shared.rope.video);
+    const ofText = this.text.before(text, modText[0], null);
     const [q, k, v] = ofText.map((each, i) => cat([each, ofVideo[i]!], 1)) as [Tensor, Tensor, Tensor];
-    const { cos, sin } = shared.rope;
-    const attended = attention(applyRopeInterleaved(q, cos, sin), applyRopeInterleaved(k, cos, sin), v, kind, shared);
+    const attended = attention(q, k, v, kind, shared);
     const [attText, attVideo] = attended.split([text.size(1), video.size(1)], 1) as [Tensor, Tensor];
     return [this.video.after(video, attVideo, modVideo), this.text.after(text, attText, modText)];
   }
@@ -174,11 +171,9 @@ export class SingleBlock extends Heads {
   forward(tokens: Tensor, kind: LayerKind, shared: Shared): Tensor {
     const D = tokens.size(-1);
     const mod = modulations(this.mod, shared.vec, 1)[0]!;
-    const [qkv, hidden] = this.fused_in.forward(modulate(tokens, mod)).split([3 * D, MLP_RATIO * D], -1) as [Tensor, Tensor];
-    const [q, k, v] = this.split(qkv);
-    const { cos, sin } = shared.rope;
-    const attended = attention(applyRopeInterleaved(q, cos, sin), applyRopeInterleaved(k, cos, sin), v, kind, shared);
-    return tokens.addcmul(mod.gate, this.fused_out.forward(cat([attended, gelu(hidden)], -1)));
+    const [qkv, hidden] = this.fused_in.forward(modulatedLayerNorm(tokens, mod, EPS)).split([3 * D, MLP_RATIO * D], -1) as [Tensor, Tensor];
+    const attended = attention(...this.split(qkv, shared.rope.joint), kind, shared);
+    return gatedAdd(tokens, this.fused_out.forward(cat([attended, gelu(hidden)], -1)), mod.gate);
   }
 }
 
@@ -224,6 +219,6 @@ export class Output extends Module {
 
   forward(video: Tensor, vec: Tensor): Tensor {
     const [shift, scale] = this.mod.forward(vec.silu()).unsqueeze(1).chunk(2, -1) as [Tensor, Tensor];
-    return this.proj.forward(modulate(video, { shift, scale }));
+    return this.proj.forward(modulatedLayerNorm(video, { shift, scale }, EPS));
   }
 }

@@ -6,7 +6,7 @@
  *
  * Axes: B batch, C channels, T H W latent frames, rows, columns; t h w the same in patches; L tokens, D width.
  */
-import { cat, Linear, Module, normalInit, ones, type Parameter, rope3d, type Tensor, tensor, zeros } from "../../native/index.ts";
+import { cat, Linear, matmulPolicy, Module, normalInit, ones, type Parameter, rope3d, type Tensor, tensor, zeros } from "../../native/index.ts";
 import { WaverError } from "../errors.ts";
 import { DualBlock, type Mlp, Output, type Shared, SingleBlock, TextProjection, timeFeatures, timeMlp } from "./layers.ts";
 import type { Grid, WaverParams } from "./params.ts";
@@ -86,7 +86,7 @@ export class WaverTransformer extends Module {
   forward(input: WaverInput, taps?: Map<string, Tensor>): Tensor {
     const { latents, known } = input;
     const grid = this.#grid(latents);
-    const dtype = this.patch_embed.weight.dtype;
+    const dtype = matmulPolicy()?.dtype ?? this.patch_embed.weight.dtype;
     const tap = (name: string, value: Tensor): Tensor => {
       taps?.set(name, value);
       return value;
@@ -154,8 +154,7 @@ export class WaverTransformer extends Module {
     const real = textMask.to("bool");
     return {
       vec,
-      // A token that is not rotated is one rotated by nothing.
-      rope: { cos: cat([ones(still, { device }), rope.cos], 0), sin: cat([zeros(still, { device }), rope.sin], 0) },
+      rope: { video: rope, joint: { cos: cat([ones(still, { device }), rope.cos], 0), sin: cat([zeros(still, { device }), rope.sin], 0) } },
       numText,
       mask: real.all().item() ? null : cat([real, ones([B, grid.t * grid.h * grid.w], { dtype: "bool", device })], 1).unsqueeze(1).unsqueeze(1),
       windows: Object.fromEntries(

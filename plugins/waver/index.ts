@@ -1,0 +1,46 @@
+/** The Waver network: text, image and known frames to video, and the refiner that has the same form. */
+import { definePlugin, provide, WaverError, z } from "../index.ts";
+import { countParameters, WaverParams } from "./params.ts";
+
+const options = z.strictObject({
+  path: z.string().optional().describe("folder with config.json and weights, for instance MODEL/transformer"),
+  config: WaverParams.optional().describe("a network with fresh weights instead, to be trained"),
+  seed: z.int().nonnegative().default(0).describe("of fresh weights"),
+  dtype: z.enum(["float32", "bfloat16"]).optional().describe("precision of the weights; as stored when absent"),
+});
+
+const BYTES = { float32: 4, bfloat16: 2 };
+
+export default definePlugin({
+  name: "waver",
+  version: "0.1.0",
+  hookApi: "0.1",
+  config: z.strictObject({}),
+  provides: [
+    provide("family", {
+      id: "waver",
+      summary: "task-unified DiT: dual- and single-stream blocks, RoPE with learned positions; windows in the refiner",
+      source: "Waver 2.1, 2.2, Table 1",
+      runs: "device",
+      options,
+      traits: { classes: ["WaverTransformer3DModel"], tasks: ["t2i", "t2v", "i2v", "interpolate"], trainable: true },
+      async bytes({ path, config, dtype }) {
+        const { readParams } = await import("./checkpoint.ts");
+        const params = config ?? (await readParams(given(path)));
+        return countParameters(params).total * BYTES[dtype ?? "float32"];
+      },
+      async load({ path, config, seed, dtype }, ctx) {
+        const { WaverDenoiser } = await import("./denoiser.ts");
+        const { fresh } = await import("./checkpoint.ts");
+        if (config !== undefined) return new WaverDenoiser(fresh(config, seed, { dtype, device: ctx.device }));
+        return WaverDenoiser.load(given(path), { dtype, device: ctx.device });
+      },
+      run: async (_input, { state }) => state,
+    }),
+  ],
+});
+
+function given(path: string | undefined): string {
+  if (path === undefined) throw new WaverError("invalid_input", "waver needs a path, or a config for fresh weights");
+  return path;
+}
