@@ -8,11 +8,14 @@ const report = defineOperation({
   input: z.strictObject({
     description: z
       .string()
-      .meta({ description: "JSON file: clips, curves, measures and words (see plugins/report/description.ts)" }),
+      .meta({
+        description: "JSON file: clips, curves, measures and words (see plugins/report/description.ts)",
+        format: "path",
+      }),
     output: z
       .string()
       .default("report")
-      .meta({ description: "folder to write; index.html in it opens without a server" }),
+      .meta({ description: "folder to write; index.html in it opens without a server", format: "path" }),
   }),
   output: z.object({ page: z.string(), numClips: z.int(), bytes: z.int() }),
   slots: {},
