@@ -2,6 +2,7 @@
  * Which processes are ours: a pid file holds the pid and the moment that process started, so that a pid that the
  * system gave to somebody else is never mistaken for one of ours.
  */
+import { Database } from "bun:sqlite";
 import { closeSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, rmSync, writeSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { z } from "zod";
@@ -57,43 +58,32 @@ export function writePidFile(path: string, pid: number): void {
 }
 
 /**
- * Makes this process the only daemon of a home. The lock is the kernel's: a listening socket would go with a crash but
- * its file stays, and a pid file alone can be taken over by two at once; creating a folder is atomic, so the taking
- * over itself is guarded by one.
+ * Makes this process the only daemon of a home. The lock is the kernel's, taken by SQLite on a file of its own: it goes
+ * with the process, however that ends, and two that start at once cannot both get it. The pid file only tells who has it.
  */
 export function lockHome(runDir: string): Disposable {
   mkdirSync(runDir, { recursive: true, mode: 0o700 });
   const path = join(runDir, "daemon.json");
-  const guard = join(runDir, "daemon.lock");
-  using _ = guarded(guard);
-  const holder = readPidFile(path);
-  if (holder !== null && holder.pid !== process.pid && isAlive(holder))
-    throw new WaverError("conflict", `a daemon (process ${holder.pid}) already serves this home`, {
+  const lock = new Database(join(runDir, "lock"), { create: true });
+  try {
+    lock.run("PRAGMA busy_timeout = 0");
+    lock.run("BEGIN EXCLUSIVE");
+  } catch (error) {
+    lock.close();
+    if ((error as { code?: unknown }).code !== "SQLITE_BUSY") throw error;
+    const holder = readPidFile(path);
+    throw new WaverError("conflict", `a daemon${holder === null ? "" : ` (process ${holder.pid})`} already serves this home`, {
       hint: "use it, stop it with `waver stop`, or give this one another --home",
-      data: { pid: holder.pid },
+      ...(holder === null ? {} : { data: { pid: holder.pid } }),
     });
+  }
   writePidFile(path, process.pid);
   return {
     [Symbol.dispose]: () => {
-      if (readPidFile(path)?.pid === process.pid) rmSync(path, { force: true });
+      rmSync(path, { force: true });
+      lock.close();
     },
   };
-}
-
-/** Holds `folder` for the few milliseconds of a take-over. One that its maker left behind is removed. */
-function guarded(folder: string): Disposable {
-  for (let tries = 0; ; tries += 1) {
-    try {
-      mkdirSync(folder, { mode: 0o700 });
-      break;
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
-    }
-    // Two seconds: a take-over takes milliseconds, so whoever made the folder died in it.
-    if (tries >= 40) rmSync(folder, { recursive: true, force: true });
-    else Bun.sleepSync(50);
-  }
-  return { [Symbol.dispose]: () => rmSync(folder, { recursive: true, force: true }) };
 }
 
 /** Kills what an earlier daemon of this home left running, and waits until it is gone. Returns the pids. */

@@ -55,14 +55,15 @@ export class Reuse {
       const operation = registry().operations.get(row.operation);
       if (operation === undefined) throw new WaverError("unknown_operation", `there is no operation ${row.operation}`);
       const key = await this.#identity(operation, operation.parse(row.body));
+      const looked = performance.now();
       const earlier = key === null ? null : await store.byReuseKey(key);
       const isGood = earlier !== null && (await this.isIntact(operation, earlier.output));
-      found({ type: "prepared", job: row.id, reuseKey: key, reuse: isGood ? { output: earlier.output, peakBytes: earlier.peakBytes } : null });
+      found({ type: "prepared", job: row.id, looked, reuseKey: key, reuse: isGood ? { output: earlier.output, peakBytes: earlier.peakBytes } : null });
     } catch (error) {
       if (signal.aborted) return;
       // Reuse is a saving, not a duty: the job runs, and says itself what is wrong with its files.
       log("warn", "identity_unknown", { jobId: row.id, reason: toWaverError(error).message });
-      found({ type: "prepared", job: row.id, reuseKey: null, reuse: null });
+      found({ type: "prepared", job: row.id, looked: performance.now(), reuseKey: null, reuse: null });
     }
   }
 

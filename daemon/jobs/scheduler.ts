@@ -256,7 +256,8 @@ class Step {
     const key = event.reuseKey;
     if (key === null) return;
     this.#change(live, { reuseKey: key, workKey: key });
-    const earlier = event.reuse ?? this.#state.recent.get(key) ?? null;
+    const recent = this.#state.recent.get(key);
+    const earlier = event.reuse ?? (recent !== undefined && recent.at >= event.looked ? recent.row : null);
     if (earlier !== null) return this.settle(live, "done", { output: earlier.output, peakBytes: earlier.peakBytes, reused: true });
     for (let at = find(live.row.parent); at !== undefined; at = find(at.row.parent))
       if (at.row.workKey === key)
@@ -268,8 +269,9 @@ class Step {
   #remember(key: string, row: JobRow): void {
     const { recent } = this.#state;
     recent.delete(key);
-    recent.set(key, row);
-    if (recent.size > MAX_RECENT) for (const oldest of recent.keys()) { recent.delete(oldest); break; }
+    recent.set(key, { row, at: this.#clock.mono });
+    const [oldest] = recent.keys();
+    if (recent.size > MAX_RECENT && oldest !== undefined) recent.delete(oldest);
   }
 
   #start(live: Live): void {

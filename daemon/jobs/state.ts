@@ -45,7 +45,7 @@ export interface SchedulerState {
   readonly sizeOf: (lane: Lane) => number;
   readonly queueLimit: number;
   /** Jobs done lately, by identity: closes the gap between a look-up in the journal and its answer. */
-  readonly recent: Map<string, JobRow>;
+  readonly recent: Map<string, { readonly row: JobRow; readonly at: number }>;
   draining: boolean;
 }
 
@@ -70,7 +70,8 @@ export type SchedulerEvent =
   | { readonly type: "submit"; readonly row: JobRow; readonly lane: Lane; readonly prepared: boolean; readonly child?: { readonly lease: Lease; readonly call: string } }
   /** A running job asked for a child that exists already. */
   | { readonly type: "join"; readonly lease: Lease; readonly call: string; readonly child: JobId }
-  | { readonly type: "prepared"; readonly job: JobId; readonly reuseKey: string | null; readonly reuse: { readonly output: unknown; readonly peakBytes: number } | null }
+  /** `looked`: monotonic time of the look-up; what finished since is not in `reuse`. */
+  | { readonly type: "prepared"; readonly job: JobId; readonly looked: number; readonly reuseKey: string | null; readonly reuse: { readonly output: unknown; readonly peakBytes: number } | null }
   | { readonly type: "progress"; readonly lease: Lease; readonly progress: Progress }
   | { readonly type: "log"; readonly lease: Lease; readonly level: "info" | "warn" | "error"; readonly event: string; readonly fields: Readonly<Record<string, unknown>> }
   | { readonly type: "finished"; readonly lease: Lease; readonly outcome: Outcome; readonly peakBytes: number }
