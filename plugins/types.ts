@@ -166,7 +166,7 @@ export interface DenoiserInput {
   readonly text: Conditioning;
   /** Second encoder's features, for families that take two. */
   readonly text2?: Conditioning;
-  /** Known frames: latents [B C T h w] and mask [B 4 T h w]. Absent = nothing known. */
+  /** Known frames: latents [B C T h w] and mask [B 4 T h w], from `condition`; also when nothing is known. Absent for a network without `condition`. */
   readonly known?: { readonly latents: Tensor; readonly mask: Tensor };
 }
 
@@ -182,7 +182,8 @@ export interface Denoiser extends AsyncDisposable {
   readonly taps: readonly string[];
   /**
    * Builds `known` for pixel frames that are given. frames [B 3 F H W] in [-1, 1] (any value where unknown),
-   * isKnown: one flag a pixel frame. Families differ in what fills unknown frames (Waver black, Wan grey).
+   * isKnown: one flag a pixel frame. Families differ in what fills unknown frames (Waver black, Wan grey). Present where
+   * the checkpoint takes known frames: every sample then needs a condition, all false when nothing is known.
    */
   condition?(frames: Tensor, isKnown: readonly boolean[], codec: Codec): { latents: Tensor; mask: Tensor };
   save(folder: string): Promise<void>;

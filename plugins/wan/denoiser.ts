@@ -48,6 +48,7 @@ export class WanDenoiser implements Denoiser {
     this.latent = { channels: config.out_channels, stride: [4, side, side] };
     this.taps = Array.from({ length: config.num_layers }, (_, i) => `blocks.${i}`);
     this.textLength = settings.textLength ?? TEXT_LENGTH;
+    if (config.in_channels > config.out_channels) this.condition = (frames, isKnown, codec) => this.#condition(frames, isKnown, codec);
   }
 
   static load(folder: string, settings: Settings): WanDenoiser {
@@ -84,8 +85,11 @@ export class WanDenoiser implements Denoiser {
     }).velocity;
   }
 
+  /** Only image-to-video checkpoints take known frames. */
+  readonly condition?: Denoiser["condition"];
+
   /** Wan fills unknown frames with mid-grey; the mask folds a frame's four neighbours in time into channels. */
-  condition(frames: Tensor, isKnown: readonly boolean[], codec: Codec): { latents: Tensor; mask: Tensor } {
+  #condition(frames: Tensor, isKnown: readonly boolean[], codec: Codec): { latents: Tensor; mask: Tensor } {
     const [B, , F] = frames.shape as [number, number, number];
     if (isKnown.length !== F) throw new WaverError("shape_mismatch", `${isKnown.length} flags for ${F} frames`);
     return scope(() => {
