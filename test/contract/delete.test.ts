@@ -1,0 +1,57 @@
+/** Any plugin folder can be deleted: the host starts without it and misses nothing but what it provided. */
+import { expect, test } from "bun:test";
+import { cp, mkdtemp, readdir, rename, rm, symlink } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+
+const ROOT = resolve(import.meta.dir, "../..");
+const PROGRAM = `
+  const { loadConfig } = await import("./daemon/config.ts");
+  const { loadRegistry } = await import("./daemon/plugins/registry.ts");
+  const config = await loadConfig({ env: {}, set: { home: process.argv[1], cache: process.argv[1] } });
+  const registry = await loadRegistry({ config, signal: new AbortController().signal });
+  const { loaded, warnings, docs } = registry;
+  process.stdout.write(JSON.stringify({ plugins: [...loaded.keys()], warnings, operations: docs().operations.length }));`;
+
+async function start(tree: string): Promise<{ plugins: string[]; warnings: string[]; operations: number }> {
+  const child = Bun.spawn([process.execPath, "--no-install", "-e", PROGRAM, join(tree, "home")], {
+    cwd: tree,
+    stdout: "pipe",
+    stderr: "inherit",
+  });
+  return JSON.parse(await new Response(child.stdout).text());
+}
+
+test("without any one plugin the host starts", async () => {
+  const tree = await mkdtemp(join(tmpdir(), "waver-tree-"));
+  try {
+    // A copy, because Bun resolves links: only what is imported, without weights and builds.
+    const isSource = (path: string): boolean =>
+      !/\/(node_modules|build|\.git)$/.test(path) && !path.endsWith(".safetensors");
+    for (const name of ["daemon", "plugins", "native", "configs", "package.json", "tsconfig.json"])
+      await cp(join(ROOT, name), join(tree, name), { recursive: true, filter: isSource });
+    await symlink(join(ROOT, "node_modules"), join(tree, "node_modules"));
+    const whole = await start(tree);
+    expect(whole.warnings).toEqual([]);
+    const names = (await readdir(join(tree, "plugins"), { withFileTypes: true }))
+      .filter((each) => each.isDirectory())
+      .map((each) => each.name);
+    for (const name of names) {
+      await rename(join(tree, "plugins", name), join(tree, "away"));
+      const rest = await start(tree);
+      expect(rest.plugins).toEqual(whole.plugins.filter((each) => each !== name));
+      expect(
+        rest.warnings.filter((warning) => warning.includes("not loaded") || warning.includes("operation file")),
+      ).toEqual([]);
+      await rename(join(tree, "away"), join(tree, "plugins", name));
+    }
+    await rename(join(tree, "plugins"), join(tree, "all"));
+    await cp(join(tree, "all"), join(tree, "plugins"), {
+      recursive: true,
+      filter: (path) => !names.some((name) => path.startsWith(join(tree, "all", name))),
+    });
+    expect(await start(tree)).toMatchObject({ plugins: [] });
+  } finally {
+    await rm(tree, { recursive: true, force: true });
+  }
+}, 120_000);
