@@ -106,6 +106,7 @@ const ENGINE_CODES: Readonly<Record<string, ErrorCode>> = {
   checkpoint_truncated: "checkpoint_truncated",
   checkpoint_invalid: "checkpoint_invalid",
   checkpoint_missing: "checkpoint_missing",
+  checkpoint_unreadable: "checkpoint_missing",
   checkpoint_mismatch: "checkpoint_mismatch",
   tensor_shape: "shape_mismatch",
   native_missing: "engine_missing",

@@ -170,10 +170,24 @@ export interface DenoiserInput {
   readonly known?: { readonly latents: Tensor; readonly mask: Tensor };
 }
 
+/** The size and length a model was made for. A model folder states its own in `model_index.json`, `_waver.defaults`. */
+export const SampleDefaults = z.object({
+  width: z.int().positive(),
+  height: z.int().positive(),
+  numFrames: z.int().positive(),
+  fps: z.number().positive(),
+  numSteps: z.int().positive(),
+});
+export type SampleDefaults = z.output<typeof SampleDefaults>;
+
 export interface Denoiser extends AsyncDisposable {
   readonly module: Module;
   readonly latent: LatentSpec;
   readonly convention: FlowConvention;
+  /** Latent frames, rows and columns of one token: sizes must divide. Absent: any size will do. */
+  readonly patch?: readonly [number, number, number];
+  /** What to make when neither the request nor the model's folder says. */
+  readonly defaults?: Partial<SampleDefaults>;
   /** Rows of text that a family without a text mask expects, zeros after the prompt. Absent: any number. */
   readonly textLength?: number | undefined;
   /** [B C T h w] -> prediction [B C T h w]. `taps` collects named intermediate tensors when given. */

@@ -1,7 +1,7 @@
 /** The Wan DiT as a denoiser: loaded from a Diffusers folder, flow time in, velocity out. */
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Codec, type Denoiser, type DenoiserInput, type FlowConvention, type LatentSpec, WaverError, z } from "../index.ts";
+import { type Codec, type Denoiser, type DenoiserInput, type FlowConvention, type LatentSpec, type SampleDefaults, WaverError, z } from "../index.ts";
 import { cat, type Device, type DType, type Generator, itemSize, openCheckpoint, saveSafetensors, scope, tensor, type Tensor } from "../../native/index.ts";
 import { WanTransformer } from "./model.ts";
 import { keepsFloat32, TEXT_LENGTH, WanConfig } from "./params.ts";
@@ -38,6 +38,11 @@ export class WanDenoiser implements Denoiser {
   readonly convention: FlowConvention = { timeScale: 1000, predicts: "noise-data" };
   readonly taps: readonly string[];
   readonly textLength: number;
+  readonly patch: readonly [number, number, number];
+  /** Wan 2.1 at 480p (Wan 4.2, and diffusers' pipeline). */
+  readonly defaults: Partial<SampleDefaults> = { width: 832, height: 480, numFrames: 81, fps: 16, numSteps: 50 };
+  /** Only image-to-video checkpoints take known frames. */
+  readonly condition?: Denoiser["condition"];
   readonly #config: WanConfig;
 
   private constructor(config: WanConfig, settings: Settings) {
@@ -48,7 +53,8 @@ export class WanDenoiser implements Denoiser {
     this.latent = { channels: config.out_channels, stride: [4, side, side] };
     this.taps = Array.from({ length: config.num_layers }, (_, i) => `blocks.${i}`);
     this.textLength = settings.textLength ?? TEXT_LENGTH;
-    if (config.in_channels > config.out_channels) this.condition = (frames, isKnown, codec) => this.#condition(frames, isKnown, codec);
+    this.patch = config.patch_size;
+    if (config.in_channels > config.out_channels) this.condition = greyCondition;
   }
 
   static load(folder: string, settings: Settings): WanDenoiser {
@@ -85,24 +91,6 @@ export class WanDenoiser implements Denoiser {
     }).velocity;
   }
 
-  /** Only image-to-video checkpoints take known frames. */
-  readonly condition?: Denoiser["condition"];
-
-  /** Wan fills unknown frames with mid-grey; the mask folds a frame's four neighbours in time into channels. */
-  #condition(frames: Tensor, isKnown: readonly boolean[], codec: Codec): { latents: Tensor; mask: Tensor } {
-    const [B, , F] = frames.shape as [number, number, number];
-    if (isKnown.length !== F) throw new WaverError("shape_mismatch", `${isKnown.length} flags for ${F} frames`);
-    return scope(() => {
-      const flags = tensor(isKnown.map(Number), { device: frames.device });
-      const latents = codec.encode(frames.mul(flags.to(frames.dtype).view([1, 1, F, 1, 1])));
-      const [, , T, h, w] = latents.shape as [number, number, number, number, number];
-      const stride = codec.latent.stride[0];
-      // the first frame stands for a whole group
-      const mask = cat([flags.narrow(0, 0, 1).repeat([stride]), flags.narrow(0, 1, F - 1)]).view([1, T, stride, 1, 1]).transpose(1, 2);
-      return { latents, mask: mask.expand([B, stride, T, h, w]).contiguous() };
-    });
-  }
-
   async save(folder: string): Promise<void> {
     mkdirSync(folder, { recursive: true });
     saveSafetensors(join(folder, WEIGHTS), this.module.stateDict(), { format: "pt" });
@@ -112,4 +100,19 @@ export class WanDenoiser implements Denoiser {
   async [Symbol.asyncDispose](): Promise<void> {
     this.module.dispose();
   }
+}
+
+/** Wan fills unknown frames with mid-grey; the mask folds a frame's four neighbours in time into channels. */
+function greyCondition(frames: Tensor, isKnown: readonly boolean[], codec: Codec): { latents: Tensor; mask: Tensor } {
+  const [B, , F] = frames.shape as [number, number, number];
+  if (isKnown.length !== F) throw new WaverError("shape_mismatch", `${isKnown.length} flags for ${F} frames`);
+  return scope(() => {
+    const flags = tensor(isKnown.map(Number), { device: frames.device });
+    const latents = codec.encode(frames.mul(flags.to(frames.dtype).view([1, 1, F, 1, 1])));
+    const [, , T, h, w] = latents.shape as [number, number, number, number, number];
+    const stride = codec.latent.stride[0];
+    // the first frame stands for a whole group
+    const mask = cat([flags.narrow(0, 0, 1).repeat([stride]), flags.narrow(0, 1, F - 1)]).view([1, T, stride, 1, 1]).transpose(1, 2);
+    return { latents, mask: mask.expand([B, stride, T, h, w]).contiguous() };
+  });
 }
