@@ -30,18 +30,20 @@ export function op<T extends Value = Tensor>(name: string, overload = ""): (...a
   return (...args) => call(s, ...args) as T;
 }
 
+const RAGGED = "tensor(): ragged nesting";
+/** Row-major numbers and the shape; `shape` is complete when the first number is reached. */
 function flatten(data: readonly Nested[], into: number[], shape: number[], depth = 0): void {
-  if (shape.length === depth) shape.push(data.length);
+  if (into.length === 0 && shape.length === depth) shape.push(data.length);
   else if (shape[depth] !== data.length) {
-    throw new EngineError(
-      "tensor_shape",
-      `tensor(): ragged nesting, ${shape[depth]} and ${data.length} at depth ${depth}`,
-    );
+    throw new EngineError("tensor_shape", `${RAGGED}, ${shape[depth]} and ${data.length} at depth ${depth}`);
   }
   for (const x of data) {
-    if (Array.isArray(x)) flatten(x as readonly Nested[], into, shape, depth + 1);
-    else if (shape.length !== depth + 1) throw new EngineError("tensor_shape", "tensor(): ragged nesting");
-    else into.push(Number(x));
+    if (Array.isArray(x)) {
+      flatten(x as readonly Nested[], into, shape, depth + 1);
+    } else {
+      if (shape.length !== depth + 1) throw new EngineError("tensor_shape", RAGGED);
+      into.push(Number(x));
+    }
   }
 }
 

@@ -186,7 +186,7 @@ function newState(param: Tensor): State {
     step: keep(zeros([], { device })),
     expAvg: like(),
     expAvgSq: like(),
-    master: param.dtype === "float32" ? null : keep(param.detach().to("float32")),
+    master: param.dtype === "float32" ? null : keep(scope(() => param.detach().to("float32"))),
   };
 }
 

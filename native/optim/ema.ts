@@ -50,7 +50,7 @@ export class Ema implements Disposable {
 
   /** Runs `fn` with the averages in the weights' place, and puts the weights back, also after an await. */
   async swapped<T>(fn: () => T | Promise<T>): Promise<T> {
-    const kept = noGrad(() => this.#params.map(([, p]) => keep(p.detach().clone())));
+    const kept = noGrad(() => this.#params.map(([, p]) => keep(scope(() => p.detach().clone()))));
     try {
       this.copyTo();
       return await fn();

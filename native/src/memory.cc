@@ -73,7 +73,7 @@ void release(void* data) {
 struct Counting final : c10::Allocator {
   at::DataPtr allocate(size_t n) override {
     if (n == 0) return {nullptr, nullptr, &release, at::Device(at::DeviceType::CPU)};
-    if (n > SIZE_MAX / 4) throw Failure("out_of_memory", "an allocation of " + std::to_string(n) + " bytes");
+    if (n > SIZE_MAX / 4) C10_THROW_ERROR(OutOfMemoryError, "an allocation of " + std::to_string(n) + " bytes");
     size_t block = n + kHeader;
     void* base = nullptr;
     if (block >= kCachedFrom) {
@@ -85,7 +85,11 @@ struct Counting final : c10::Allocator {
         base = c10::alloc_cpu(block);
       } catch (const c10::Error&) {
         cache().clear();
-        base = c10::alloc_cpu(block);
+        try {
+          base = c10::alloc_cpu(block);
+        } catch (const c10::Error&) {
+          C10_THROW_ERROR(OutOfMemoryError, "the machine has no memory left for " + std::to_string(n) + " bytes");
+        }
       }
     }
     *static_cast<Header*>(base) = {n, block};
