@@ -37,7 +37,7 @@ const add = defineOperation({
   summary: "installs a plugin from a tarball, a folder or the package registry, without its install scripts",
   runs: "daemon",
   input: z.object({
-    package: z.string().min(1).meta({ description: "path of a tarball or folder, or a package name", format: "path" }),
+    package: z.string().min(1).meta({ description: "path of a tarball or folder, or a package name" }),
   }),
   output: PluginDoc,
   slots: {},

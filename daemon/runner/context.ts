@@ -73,7 +73,16 @@ export function openContext(host: Host, work: Work): OpenContext {
   const meter = new ProgressMeter((progress) => work.progress(progress));
   const units = new Units(work.workDir);
   const held = new Set<Held>();
-  const ctx = new JobContext({ host, work, meter, units, held, signal: work.signal, culprit: null });
+  const ctx = new JobContext({
+    host,
+    work,
+    meter,
+    units,
+    held,
+    signal: work.signal,
+    media: host.media(work.signal),
+    culprit: null,
+  });
   return {
     ctx,
     close() {
@@ -92,42 +101,31 @@ interface Parts {
   /** What was used through this context and is not let go of yet. */
   readonly held: Set<Held>;
   readonly signal: AbortSignal;
+  /** One a job: it remembers what it has probed. */
+  readonly media: Media;
   /** The provider this context was made for; null for the operation's own. */
   readonly culprit: Culprit | null;
 }
 
+/** Everything is a property of its own, so that a provider may spread a context and change a part. */
 class JobContext implements Context {
   readonly #parts: Parts;
   #breathedAt = performance.now();
-  #media: Media | null = null;
+  readonly signal: AbortSignal;
+  readonly device: string;
+  readonly workDir: string;
+  readonly media: Media;
+  readonly store: Store;
+  readonly daemon: Daemon | undefined;
 
   constructor(parts: Parts) {
     this.#parts = parts;
-  }
-
-  get signal(): AbortSignal {
-    return this.#parts.signal;
-  }
-
-  get device(): string {
-    return this.#parts.host.device;
-  }
-
-  get workDir(): string {
-    return this.#parts.work.workDir;
-  }
-
-  get media(): Media {
-    this.#media ??= this.#parts.host.media(this.#parts.signal);
-    return this.#media;
-  }
-
-  get store(): Store {
-    return this.#parts.host.store();
-  }
-
-  get daemon(): Daemon | undefined {
-    return this.#parts.host.daemon ?? undefined;
+    this.signal = parts.signal;
+    this.device = parts.host.device;
+    this.workDir = parts.work.workDir;
+    this.media = parts.media;
+    this.store = parts.host.store();
+    this.daemon = parts.host.daemon ?? undefined;
   }
 
   readonly log: Log = (event, fields = {}) => {
@@ -287,7 +285,8 @@ class JobContext implements Context {
   }
 
   #for(culprit: Culprit, own: Partial<Pick<Parts, "signal" | "held">>): JobContext {
-    return new JobContext({ ...this.#parts, culprit, ...own });
+    const media = own.signal === undefined ? this.#parts.media : this.#parts.host.media(own.signal);
+    return new JobContext({ ...this.#parts, media, culprit, ...own });
   }
 }
 

@@ -1,6 +1,7 @@
 /** Runs operations and calls as the daemon asks, several at once, and reports each to its end. */
 import { join } from "node:path";
 import {
+  type AnyOperation,
   type ErrorBody,
   type FrameView,
   type HookName,
@@ -155,7 +156,7 @@ export class Runner implements AsyncDisposable {
     const { ctx, close } = openContext(this.#host, work);
     try {
       // A third party's own schema may say more than its JSON Schema did.
-      const own = found.place.plugin === null ? input : declared.input.parse(input);
+      const own = found.place.plugin === null ? input : ownInput(operation, declared, input);
       const output: unknown = await declared.run(own, picks, ctx);
       const checked = declared.output.safeParse(output);
       if (!checked.success)
@@ -258,6 +259,13 @@ export class Runner implements AsyncDisposable {
       this.#running.delete(running);
     }
   }
+}
+
+function ownInput(name: string, { input: schema }: AnyOperation, input: unknown): Record<string, unknown> {
+  const parsed = schema.safeParse(input);
+  if (parsed.success) return parsed.data;
+  const issue = parsed.error.issues[0];
+  throw new WaverError("invalid_input", `${name}: ${issue?.path.join(".") ?? ""} ${issue?.message ?? ""}`);
 }
 
 export const cancelled = (): WaverError => new WaverError("cancelled", "the job was cancelled");
