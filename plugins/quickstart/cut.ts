@@ -67,7 +67,7 @@ export async function cutClip(
   return { id: row.id, caption: row.caption, video, image };
 }
 
-async function* firstFrames(batches: AsyncIterable<FrameBatch>, count: number): AsyncGenerator<FrameBatch> {
+export async function* firstFrames(batches: AsyncIterable<FrameBatch>, count: number): AsyncGenerator<FrameBatch> {
   let left = count;
   for await (const batch of batches) {
     if (batch.count >= left) {

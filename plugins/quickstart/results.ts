@@ -1,0 +1,57 @@
+/** What the chain brought together, before it is told as a report. */
+import type { Evaluation } from "../index.ts";
+import type { CutClip } from "./cut.ts";
+import type { HeldOut, Shot } from "./sources.ts";
+
+export interface Generated {
+  readonly id: string;
+  readonly prompt: string;
+  readonly seed: number;
+  readonly file: string;
+  /** Artefact in the store, when the generator publishes it. */
+  readonly digest?: string | undefined;
+  /** The given first frame (image to video). */
+  readonly image?: string;
+  readonly refined?: string;
+}
+
+export interface StageCost {
+  readonly name: string;
+  readonly operation: string;
+  readonly seconds: number;
+  readonly peakBytes: number;
+  readonly isReused: boolean;
+}
+
+export interface LossCurve {
+  readonly name: string;
+  readonly summary: string;
+  readonly steps: number[];
+  readonly losses: number[];
+  readonly numSteps: number;
+}
+
+export interface FunnelCounts {
+  readonly numIn: number;
+  readonly rules: { readonly rule: string; readonly dropped: number; readonly kept: number; readonly why?: string }[];
+  readonly dropped: { readonly name: string; readonly rule: string; readonly why: string }[];
+}
+
+export interface Results {
+  readonly sources: readonly (Shot & { readonly note?: string })[];
+  readonly funnel: FunnelCounts;
+  readonly curves: readonly LossCurve[];
+  readonly training: readonly CutClip[];
+  readonly textToVideo: readonly Generated[];
+  readonly textToImage: readonly Generated[];
+  readonly imageToVideo: readonly Generated[];
+  readonly heldOut: readonly (HeldOut & { readonly refined: string })[];
+  readonly judged: {
+    readonly clips: Evaluation | null;
+    readonly firstFrame: Evaluation | null;
+    readonly refined: Evaluation | null;
+  };
+  readonly stages: readonly StageCost[];
+  readonly versions: Readonly<Record<string, string>>;
+  readonly shortcomings: readonly string[];
+}
