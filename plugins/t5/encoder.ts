@@ -2,7 +2,7 @@
 import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { type Conditioning, type TextEncoder as Contract, WaverError, z } from "../index.ts";
-import { type Checkpoint, type Device, type DType, type Generator, itemSize, openCheckpoint, pad, saveSafetensors, scope, tensor } from "../../native/index.ts";
+import { type Checkpoint, type Device, type DType, Generator, itemSize, openCheckpoint, pad, saveSafetensors, scope, tensor } from "../../native/index.ts";
 import { cleanPrompt } from "./clean.ts";
 import { T5Encoder } from "./model.ts";
 import { biasInEveryLayer, T5Config } from "./params.ts";
@@ -53,6 +53,9 @@ export function weightBytes(folder: string, dtype?: DType): number {
   }, 0);
 }
 
+/** Bytes of fresh weights, which are float32. */
+export const freshBytes = (config: T5Config): number => new T5Encoder(config).bytes("float32");
+
 export class T5TextEncoder implements Contract {
   readonly module: T5Encoder;
   readonly tokenizer: UnigramTokenizer;
@@ -76,8 +79,10 @@ export class T5TextEncoder implements Contract {
   }
 
   /** Fresh weights for a tokenizer, for joint training. `tokenizer` must be set. */
-  static init(config: T5Config, generator: Generator, settings: Settings): T5TextEncoder {
-    const encoder = new T5TextEncoder(config, settings, settings.tokenizer ?? ".");
+  static fresh(config: T5Config, seed: number, settings: Settings): T5TextEncoder {
+    if (settings.tokenizer === undefined) throw new WaverError("invalid_input", "fresh weights need a tokenizer to belong to");
+    const encoder = new T5TextEncoder(config, settings, settings.tokenizer);
+    using generator = new Generator(seed);
     encoder.module.init(generator, settings);
     return encoder;
   }

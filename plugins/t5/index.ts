@@ -1,10 +1,13 @@
 /** The text encoders of Waver (flan-T5) and Wan (umT5). */
-import { definePlugin, provide, z } from "../index.ts";
+import { definePlugin, provide, WaverError, z } from "../index.ts";
+import { T5Config } from "./params.ts";
 
 /** `maxTokens` by model: Waver cuts T5 at 256 tokens (waver.md), Wan umT5 at 512. */
 const options = (maxTokens: number) =>
   z.strictObject({
-    path: z.string().describe("folder with config.json and weights, for instance MODEL/text_encoder"),
+    path: z.string().optional().describe("folder with config.json and weights, for instance MODEL/text_encoder"),
+    config: T5Config.optional().describe("an encoder with fresh weights instead, to be trained; needs a tokenizer"),
+    seed: z.int().nonnegative().default(0).describe("of fresh weights"),
     tokenizer: z.string().optional().describe("folder with tokenizer.json; beside the encoder when absent"),
     dtype: z.enum(["float32", "bfloat16"]).optional().describe("precision of the weights; as stored when absent"),
     maxTokens: z.int().positive().default(maxTokens).describe("longer prompts are cut"),
@@ -19,16 +22,22 @@ const encoder = (id: string, summary: string, source: string, classes: string[],
     runs: "device",
     options: options(maxTokens),
     traits: { classes },
-    async bytes({ path, dtype }) {
-      const { weightBytes } = await import("./encoder.ts");
-      return weightBytes(path, dtype);
+    async bytes({ path, config, dtype }) {
+      const { freshBytes, weightBytes } = await import("./encoder.ts");
+      return config === undefined ? weightBytes(given(path), dtype) : freshBytes(config);
     },
-    async load({ path, ...settings }, ctx) {
+    async load({ path, config, seed, ...settings }, ctx) {
       const { T5TextEncoder } = await import("./encoder.ts");
-      return T5TextEncoder.load(path, { ...settings, device: ctx.device });
+      if (config !== undefined) return T5TextEncoder.fresh(config, seed, { ...settings, device: ctx.device });
+      return T5TextEncoder.load(given(path), { ...settings, device: ctx.device });
     },
     run: async (_input, { state }) => state,
   });
+
+function given(path: string | undefined): string {
+  if (path === undefined) throw new WaverError("invalid_input", "a T5 encoder needs a path, or a config for fresh weights");
+  return path;
+}
 
 export default definePlugin({
   name: "t5",
