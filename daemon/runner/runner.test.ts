@@ -180,3 +180,16 @@ test("a worker finds a plugin that was installed after it had started", async ()
   // It is known by now, and still not run in the pool.
   expect(await runner.next("called")).toMatchObject({ error: { message: expect.stringContaining("must not run it") } });
 });
+
+test("a third party's guide runs in the device's runner, beside the tensors it combines", async () => {
+  const guide = `provide("guide", { id: "wp-sum", summary: "s", runs: "device", options: z.object({ scale: z.number().default(2) }), traits: {},
+    run: async (_, { options }) => ({ predict }) => predict("positive") * options.scale })`;
+  const operation = `operations: { "wp-guided": { kind: "job", summary: "s", runs: "device", input: z.object({}), output: z.number(),
+    slots: { guide: { hook: "guide", summary: "how", default: { id: "wp-sum" } } },
+    async run(_, { guide }, ctx) { return (await (await ctx.use("guide", guide.id, guide))({}))({ predict: () => 21 }); } } }, provides:`;
+  await home.install({ name: "wp-guide", source: pluginSource("wp-guide", guide).replace("provides:", operation) });
+  await using runner = await startRunner(config, { role: "device" });
+  run(runner, 13, "wp-guided", { guide: "wp-sum" });
+  expect((await runner.next("done")).output).toBe(42);
+  expect(runner.messages.find(({ type }) => type === "use")).toBeUndefined();
+});
