@@ -1,0 +1,151 @@
+/** What was typed -> the body of a request. The last word on every value is the daemon's; here mistakes get their sentence early. */
+import { readFileSync } from "node:fs";
+import { resolve } from "node:path";
+import { WaverError } from "../plugins/errors.ts";
+import type { Field, Shape, SlotOption, SlotShape } from "./flags.ts";
+import { nearest } from "./nearest.ts";
+import { listOf, located, type Meaning, meaningOf, type Schema, valueOf } from "./schema.ts";
+
+type Bag = Record<string, unknown>;
+
+/** A flag or an argument in the order in which it was typed. */
+export type Token = { readonly type: "flag"; readonly flag: string; readonly input: string } | { readonly type: "arg"; readonly arg: string; readonly input: string };
+
+export interface Given {
+  readonly tokens: readonly Token[];
+  /** Of `--input`; flags win over it. */
+  readonly base: Readonly<Bag>;
+  /** Folder that relative paths start from; null when the daemon is another machine's. */
+  readonly cwd: string | null;
+}
+
+export function bodyOf(shape: Shape, { tokens, base, cwd }: Given): Bag {
+  const body: Bag = structuredClone(base) as Bag;
+  const fields = new Map(shape.fields.map((field) => [field.flag, field]));
+  const started = new Set<string>();
+  for (const token of tokens) {
+    const name = token.type === "flag" ? token.flag : token.arg;
+    const field = fields.get(name);
+    if (field !== undefined) put(body, field, token, started, shape.root, cwd);
+  }
+  for (const slot of shape.slots) {
+    const picks = picksOf(slot, tokens, shape.operation, cwd);
+    if (picks.length > 0) body[slot.name] = slot.many ? picks : picks[0];
+  }
+  for (const { path, required } of shape.fields)
+    if (required && body[path[0] as string] === undefined) throw needed(shape, path[0] as string);
+  return body;
+}
+
+function needed(shape: Shape, name: string): WaverError {
+  const at = shape.positional.find((field) => field.path[0] === name);
+  const field = shape.fields.find((each) => each.path[0] === name);
+  const words = field?.meaning.schema.description;
+  const how = at === undefined ? `--${field?.flag ?? name} ...` : `${name.toUpperCase()}${at.meaning.kind === "list" ? "..." : ""}`;
+  return new WaverError("invalid_input", `${shape.operation} needs ${name}${words === undefined ? "" : `: ${words}`}`, {
+    hint: `waver ${shape.operation} ${how}; all options: waver ${shape.operation} --help`,
+  });
+}
+
+function put(body: Bag, field: Field, token: Token, started: Set<string>, root: Schema, cwd: string | null): void {
+  const { path, meaning, flag } = field;
+  const name = token.type === "flag" ? `--${flag}` : flag.toUpperCase();
+  if (meaning.kind === "list" && meaning.item !== null) {
+    const values = placed(listOf(token.input, meaning, name, root), path.at(-1) as string, meaning.item, cwd);
+    const before = started.has(flag) ? (at(body, path) as unknown[]) : [];
+    started.add(flag);
+    set(body, path, [...before, ...values]);
+    return;
+  }
+  set(body, path, scalar(token, meaning, name, path.at(-1) as string, root, cwd));
+}
+
+function scalar(token: Token, meaning: Meaning, name: string, field: string, root: Schema, cwd: string | null): unknown {
+  if (meaning.kind === "boolean" && token.type === "flag" && token.input.startsWith("-")) return !token.input.startsWith("--no-");
+  const value = valueOf(token.input, meaning, name, root);
+  return typeof value === "string" && cwd !== null ? located(value, field, meaning, cwd) : value;
+}
+
+const placed = (values: readonly unknown[], field: string, item: Meaning, cwd: string | null): unknown[] =>
+  values.map((value) => (typeof value === "string" && cwd !== null ? located(value, field, item, cwd) : value));
+
+/** Picks of one slot: an id opens one, options after it belong to it. `id=none` for a list that is to be empty has no use yet. */
+function picksOf(slot: SlotShape, tokens: readonly Token[], operation: string, cwd: string | null): Bag[] {
+  const picks: Bag[] = [];
+  const before: { flag: string; token: Token }[] = [];
+  for (const token of tokens) {
+    if (token.type !== "flag") continue;
+    if (token.flag === slot.flag) {
+      const pick = { id: known(slot, token.input) };
+      if (!slot.many && picks.length > 0) throw new WaverError("invalid_input", `--${slot.flag} takes one provider`, { hint: `given: ${picks[0]?.["id"]}, ${token.input}` });
+      picks.push(pick);
+    } else if (slot.options.has(token.flag)) {
+      const pick = picks.at(-1);
+      if (pick === undefined || !slot.many) before.push({ flag: token.flag, token });
+      else option(slot, pick, token.flag, token, operation, cwd);
+    }
+  }
+  if (before.length === 0) return picks;
+  if (slot.many && picks.length === 0)
+    throw new WaverError("invalid_input", `--${before[0]?.flag} belongs to a provider that must be named before it`, { hint: `--${slot.flag} ID --${before[0]?.flag} VALUE; ids: ${slot.providers.join(", ")}` });
+  // Of a single slot the order does not matter; without an id the daemon's default is meant.
+  const pick = picks[0] ?? {};
+  for (const each of before) option(slot, pick, each.flag, each.token, operation, cwd);
+  return picks.length > 0 ? picks : [pick];
+}
+
+function known(slot: SlotShape, id: string): string {
+  if (slot.providers.includes(id)) return id;
+  const near = nearest(id, slot.providers);
+  throw new WaverError("no_provider", `--${slot.flag}: no provider is named ${id}`, { hint: near === null ? `known: ${slot.providers.join(", ") || "none"}` : `did you mean ${near}?` });
+}
+
+function option(slot: SlotShape, pick: Bag, flag: string, token: Token, operation: string, cwd: string | null): void {
+  const variants = slot.options.get(flag) ?? [];
+  const id = (pick["id"] as string | undefined) ?? (slot.default as { id?: string } | undefined)?.id;
+  const chosen = variants.find((each) => each.provider === id) ?? (id === undefined ? variants[0] : undefined);
+  if (chosen === undefined) {
+    const own = [...slot.options].filter(([, each]) => each.some(({ provider }) => provider === id)).map(([name]) => name);
+    const near = nearest(flag, own);
+    throw new WaverError("unknown_option", `${operation}: ${id} has no option --${flag}`, { hint: near === null ? `its options: ${own.map((name) => `--${name}`).join(", ") || "none"}` : `did you mean --${near}?` });
+  }
+  const { meaning, root, path } = chosen satisfies SlotOption;
+  const name = `--${flag}`;
+  const value = meaning.kind === "list" ? placed(listOf(token.input, meaning, name, root), path.at(-1) as string, meaning.item ?? meaningOf({}, root), cwd) : scalar(token, meaning, name, path.at(-1) as string, root, cwd);
+  const earlier = at(pick, path);
+  set(pick, path, Array.isArray(value) && Array.isArray(earlier) ? [...earlier, ...value] : value);
+}
+
+function at(bag: Bag, path: readonly string[]): unknown {
+  return path.reduce<unknown>((value, key) => (value !== null && typeof value === "object" ? (value as Bag)[key] : undefined), bag);
+}
+
+function set(bag: Bag, path: readonly string[], value: unknown): void {
+  const [key, ...rest] = path as [string, ...string[]];
+  if (rest.length === 0) {
+    bag[key] = value;
+    return;
+  }
+  const inner = bag[key];
+  const next: Bag = inner !== null && typeof inner === "object" && !Array.isArray(inner) ? (inner as Bag) : {};
+  bag[key] = next;
+  set(next, rest, value);
+}
+
+/** `--input FILE` or `--input -`. */
+export function readBody(path: string, cwd: string): Bag {
+  let text: string;
+  try {
+    text = readFileSync(path === "-" ? 0 : resolve(cwd, path), "utf8");
+  } catch (error) {
+    throw new WaverError("not_found", `--input: ${path} cannot be read (${(error as NodeJS.ErrnoException).code ?? "unknown"})`, { cause: error });
+  }
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw new WaverError("invalid_input", `--input: ${path} is not JSON (${(error as Error).message})`, { cause: error });
+  }
+  if (value === null || typeof value !== "object" || Array.isArray(value)) throw new WaverError("invalid_input", `--input: ${path} must hold a JSON object`);
+  return value as Bag;
+}

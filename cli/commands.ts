@@ -1,0 +1,82 @@
+/** The table of commands: the fixed ones by name, one for each operation, built only when it is called for. */
+import { dirname } from "node:path";
+import { type Command, Config, Plugin, run } from "@oclif/core";
+import { version } from "../package.json";
+import { WaverError } from "../plugins/errors.ts";
+import { keptDocs } from "./docs.ts";
+import { nearest } from "./nearest.ts";
+import { shownOperations } from "./overview.ts";
+import type { Target } from "./target.ts";
+
+type Table = Readonly<Record<string, Command.Class>>;
+
+/** First words of the fixed commands, each with its file. */
+const FIXED: Readonly<Record<string, (target: Target) => Promise<Table>>> = {
+  serve: async () => ({ serve: (await import("./fixed/serve.ts")).Serve }),
+  status: async () => ({ status: (await import("./fixed/status.ts")).StatusCommand }),
+  stop: async () => ({ stop: (await import("./fixed/stop.ts")).Stop }),
+  doctor: async () => ({ doctor: (await import("./fixed/doctor.ts")).Doctor }),
+  jobs: async () => (await import("./fixed/jobs.ts")).jobs,
+  plugins: async (target) => (await import("./fixed/plugins.ts")).plugins(await keptDocs(target)),
+  client: async () => ({ "client:types": (await import("./fixed/client.ts")).ClientTypes }),
+};
+
+const TOPICS = {
+  jobs: { description: "what the daemon has done, is doing and will do" },
+  plugins: { description: "what adds models, methods, measures and operations" },
+  client: { description: "the typed client for programs" },
+};
+
+/** Runs one command line. `first`: its first word that is no option. */
+export async function runCommand(argv: readonly string[], first: string, target: Target): Promise<void> {
+  const table = await tableFor(first, target);
+  const alone = argv.filter((word) => word !== first || argv.indexOf(word) !== argv.indexOf(first));
+  const words = [first, ...alone];
+  const second = alone.find((word) => !word.startsWith("-"));
+  if (first in TOPICS && second !== undefined) checkVerb(first, second, Object.keys(table));
+  await run(words, await configOf(table));
+}
+
+async function tableFor(first: string, target: Target): Promise<Table> {
+  const fixed = FIXED[first];
+  if (fixed !== undefined) return fixed(target);
+  const docs = await keptDocs(target);
+  const operation = shownOperations(docs).find(({ name }) => name === first);
+  if (operation === undefined) {
+    const known = [...shownOperations(docs).map(({ name }) => name), ...Object.keys(FIXED)];
+    const near = nearest(first, known);
+    throw new WaverError("unknown_operation", `there is no command ${first === "" ? "here" : first}`, { hint: near === null ? "waver --help lists them" : `did you mean waver ${near}?` });
+  }
+  const { commandOf } = await import("./operation.ts");
+  return { [first]: commandOf(operation, docs) };
+}
+
+function checkVerb(topic: string, verb: string, ids: readonly string[]): void {
+  const verbs = ids.map((id) => id.slice(topic.length + 1));
+  if (verbs.includes(verb)) return;
+  const near = nearest(verb, verbs);
+  throw new WaverError("unknown_operation", `there is no command ${topic} ${verb}`, { hint: near === null ? `there are: ${verbs.join(", ")}` : `did you mean waver ${topic} ${near}?` });
+}
+
+/** oclif's configuration with this table and nothing to discover: no manifest could freeze it. */
+async function configOf(table: Table): Promise<Config> {
+  const root = dirname(import.meta.dir);
+  const pjson = {
+    name: "waver",
+    version,
+    type: "module",
+    oclif: {
+      bin: "waver",
+      topicSeparator: " ",
+      topics: TOPICS,
+      additionalHelpFlags: ["-h"],
+      helpOptions: { flagSortOrder: "none", hideCommandSummaryInDescription: true },
+      commands: { strategy: "explicit", target: "cli/commands.ts", identifier: "commands" },
+    },
+  } as never;
+  const plugin = new Plugin({ isRoot: true, root, pjson, ignoreManifest: true, name: "waver" });
+  // What oclif would have imported from `target`; made here, since it depends on the daemon.
+  (plugin as unknown as { commandCache: Table }).commandCache = table;
+  await plugin.load();
+  return Config.load({ root, pjson, plugins: new Map([[plugin.name, plugin]]) });
+}

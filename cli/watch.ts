@@ -1,0 +1,63 @@
+/** Shows a job to its end, or until the person leaves. */
+import type { Client } from "../daemon/client.ts";
+import type { JobView } from "../daemon/wire.ts";
+import { type ErrorBody, WaverError } from "../plugins/errors.ts";
+import { follow } from "./follow.ts";
+import { Interrupt } from "./interrupt.ts";
+import { createRenderer } from "./render.ts";
+
+export interface WatchOptions {
+  readonly json: boolean;
+  readonly verbose: boolean;
+  readonly cancelOnInterrupt: boolean;
+}
+
+/** Left behind, not ended: the shell's code for a job that goes on is success. */
+export type Outcome = "done" | "detached";
+
+/** Throws the job's own error when it failed or was cancelled. */
+export async function watch(client: Client, job: JobView, options: WatchOptions): Promise<Outcome> {
+  const { json } = options;
+  const renderer = createRenderer({ json, verbose: options.verbose });
+  const leave = new AbortController();
+  using interrupt = new Interrupt({
+    cancel: options.cancelOnInterrupt,
+    interactive: process.stdin.isTTY === true && process.stdout.isTTY === true,
+    onFirst: () => renderer.note("Ctrl-C again within 2 s cancels the job; else it goes on without this terminal"),
+  });
+  let shown = true;
+  const following = follow(client, job, (event, whose) => shown && renderer.event(event, whose), leave.signal);
+  const wish = await Promise.race([following.then(() => "end" as const, (error: unknown) => ({ error })), interrupt.wish]);
+  try {
+    if (wish === "cancel") {
+      await client.cancel(job.id);
+      await following; // it ends at its next step, and how it ended is still shown
+    }
+    if (wish === "detach") {
+      shown = false;
+      leave.abort();
+      await following.catch(() => undefined); // its end is the abort itself
+      renderer.close();
+      told(job, json, "detached");
+      return "detached";
+    }
+    if (typeof wish === "object") throw wish.error;
+    const last = await client.job(job.id);
+    if (last.state !== "done") throw failureOf(last);
+    renderer.result(last);
+    return "done";
+  } finally {
+    renderer.close();
+  }
+}
+
+function failureOf({ id, state, error }: JobView): WaverError {
+  if (error !== undefined) return WaverError.fromBody(error as ErrorBody);
+  return state === "cancelled" ? new WaverError("cancelled", "the job was cancelled", { data: { job: id } }) : new WaverError("job_lost", `the job ${id} is ${state}`);
+}
+
+/** How to find a job again. */
+export function told({ id, operation, state }: JobView, json: boolean, type: "accepted" | "detached"): void {
+  if (json) return void process.stdout.write(`${JSON.stringify({ type, job: id, operation, state })}\n`);
+  process.stdout.write(`${operation} goes on as ${id}\n  watch it:   waver jobs watch ${id}\n  cancel it:  waver jobs cancel ${id}\n`);
+}
