@@ -1,0 +1,99 @@
+/**
+ * A model folder in Diffusers layout: `model_index.json` names the class of every component, and a component is loaded by
+ * whichever provider states that class. Nothing here knows a model by name.
+ */
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { z } from "zod";
+import { type Context, Digest, type HookName, SampleDefaults, WaverError } from "../../plugins/index.ts";
+import { folderContentDigest } from "./digest.ts";
+
+/** Hooks whose providers load checkpoint components, and the components they are looked for under. */
+const ROLES = { text: "encodeText", family: "family", codec: "codec", sampler: "sample" } as const satisfies Record<string, HookName>;
+type LoadingHook = (typeof ROLES)[keyof typeof ROLES];
+
+/** A component and who loads it. */
+export interface Component {
+  /** Its name in model_index.json, which is also its folder. */
+  readonly name: string;
+  readonly className: string;
+  readonly id: string;
+  readonly path: string;
+}
+
+export interface Pipeline {
+  readonly folder: string;
+  readonly digest: Digest;
+  /** One or two text encoders, in the order in which the family takes them. */
+  readonly texts: readonly Component[];
+  readonly family: Component;
+  readonly codec: Component;
+  readonly sampler: Component;
+  readonly defaults: Partial<SampleDefaults>;
+}
+
+const Index = z.record(z.string(), z.unknown());
+const Entry = z.tuple([z.string().nullable(), z.string().nullable()]);
+const Ours = z.object({ defaults: SampleDefaults.partial().default({}) });
+
+/** Opens a folder, or an artefact by digest. Reads JSON only. */
+export async function openPipeline(model: string, ctx: Context): Promise<Pipeline> {
+  const asDigest = Digest.safeParse(model);
+  const folder = asDigest.success ? await ctx.store.path(asDigest.data) : model;
+  const entries = readIndex(folder);
+  const parts = (pattern: RegExp): [string, string][] =>
+    Object.entries(entries.components).filter(([name, className]) => pattern.test(name) && className !== null) as [string, string][];
+  const one = (what: string, role: keyof typeof ROLES, pattern: RegExp): Component => {
+    const found = parts(pattern);
+    if (found.length === 1) return component(folder, found[0] as [string, string], ROLES[role], ctx);
+    throw new WaverError("checkpoint_invalid", `${folder}: model_index.json names ${found.length === 0 ? `no ${what}` : `${found.map(([name]) => name).join(" and ")}, and one ${what} can be used`}`);
+  };
+  const texts = parts(/^text_encoder(_\d+)?$/).sort(([a], [b]) => (a < b ? -1 : 1));
+  return {
+    folder,
+    digest: asDigest.success ? asDigest.data : await folderContentDigest(folder, ctx),
+    texts: texts.map((entry) => component(folder, entry, ROLES.text, ctx)),
+    family: one("denoiser", "family", /^transformer(_\d+)?$/),
+    codec: one("VAE", "codec", /^vae$/),
+    sampler: one("scheduler", "sampler", /^scheduler$/),
+    defaults: entries.defaults,
+  };
+}
+
+function readIndex(folder: string): { components: Record<string, string | null>; defaults: Partial<SampleDefaults> } {
+  const path = join(folder, "model_index.json");
+  if (!existsSync(folder)) throw new WaverError("checkpoint_missing", `there is no model at ${folder}`, { hint: "model takes the folder that holds model_index.json, or an artefact's digest" });
+  if (!existsSync(path)) throw new WaverError("checkpoint_missing", `${folder} holds no model_index.json`, { hint: "model takes a whole pipeline in Diffusers layout, not one of its parts" });
+  let json: unknown;
+  try {
+    json = JSON.parse(readFileSync(path, "utf8"));
+  } catch (cause) {
+    throw new WaverError("checkpoint_invalid", `${path} is not JSON`, { cause });
+  }
+  const index = Index.safeParse(json);
+  const ours = Ours.safeParse((index.data ?? {})["_waver"] ?? {});
+  if (!index.success || !ours.success) throw new WaverError("checkpoint_invalid", `${path}: ${z.prettifyError((index.error ?? ours.error) as z.ZodError)}`);
+  const components: Record<string, string | null> = {};
+  for (const [name, value] of Object.entries(index.data)) {
+    const entry = Entry.safeParse(value);
+    if (entry.success) components[name] = entry.data[1];
+  }
+  return { components, defaults: ours.data.defaults };
+}
+
+function component(folder: string, [name, className]: [string, string], hook: LoadingHook, ctx: Context): Component {
+  const providers = ctx.providers(hook);
+  const found = providers.find(({ traits }) => traits.classes.includes(className));
+  if (found !== undefined) return { name, className, id: found.id, path: join(folder, name) };
+  const known = providers.flatMap(({ id, traits }) => traits.classes.map((each) => `${each} (${id})`));
+  throw new WaverError("no_provider", `no installed plugin loads ${className}, the ${name} of ${folder}`, {
+    hint: `model_index.json may name one of: ${known.join(", ") || "none"}; or install a plugin that loads it`,
+    data: { hook, component: name, className },
+  });
+}
+
+/** A stand-in for a component of the same hook, picked in the request; it reads the component's folder if it knows its class. */
+export function pathFor(component: Component, pickedId: string, hook: LoadingHook, ctx: Context): { path?: string } {
+  const picked = ctx.providers(hook).find(({ id }) => id === pickedId);
+  return picked?.traits.classes.includes(component.className) === true ? { path: component.path } : {};
+}

@@ -1,0 +1,46 @@
+/**
+ * Text, and frames if any are known, to video: encode the text once, denoise from seeded noise, decode into a file.
+ *
+ * Components come from the model folder by their class, sampler and guide are slots. A killed job finds its text again in
+ * seconds and its latents at the step where they were: work is published a step, a batch, a file at a time.
+ */
+import { join } from "node:path";
+import { z } from "zod";
+import { Digest, defineOperation } from "../../plugins/index.ts";
+import { Generation, Item } from "../generation/job.ts";
+import { openPipeline } from "../generation/pipeline.ts";
+import { GenerateInput, samplesOf } from "../generation/request.ts";
+
+export const generate = defineOperation({
+  kind: "job",
+  summary: "makes videos or images from text, and from a first or last frame",
+  runs: "device",
+  input: GenerateInput,
+  output: z.object({ items: z.array(Item) }),
+  slots: {
+    sampler: { hook: "sample", summary: "integrates the flow; the model's own scheduler when absent", optional: true },
+    guide: { hook: "guide", summary: "how the prompt is enforced", default: { id: "cfg" } },
+  },
+  reads: ({ model, promptFile, image, lastImage, latents }) =>
+    [Digest.safeParse(model).success ? undefined : model, promptFile, image, lastImage, latents?.replace(/#[^#/]*$/, "")].filter((path) => path !== undefined),
+  writes: ({ items }) => items.flatMap(({ path, latents, frames }) => [path, latents, frames].filter((each) => each !== undefined)),
+  examples: [
+    'waver generate --model MODEL --prompt "a red ball rolls over grass" --output ball.mp4',
+    "waver generate --model MODEL --prompt-file prompts.txt --image first.png --guide video-apg --output out/",
+  ],
+  async run(request, picks, ctx) {
+    const samples = samplesOf(request);
+    const model = await openPipeline(request.model, ctx);
+    using job = new Generation(request, picks, model, ctx);
+    const items: Item[] = [];
+    for (let at = 0; at < samples.length; at += request.batchSize) {
+      const batch = samples.slice(at, at + request.batchSize);
+      const latents = await ctx.unit(`latents ${at}`, z.string(), () => job.denoise(batch));
+      for (const [row, sample] of batch.entries()) {
+        items.push(await ctx.unit(`file ${sample.index}`, Item, () => job.decode(sample, join(ctx.workDir, latents), row, samples.length)));
+        ctx.progress(items.length, samples.length, "samples");
+      }
+    }
+    return { items };
+  },
+});

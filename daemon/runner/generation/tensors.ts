@@ -1,0 +1,168 @@
+/** The tensor side of `generate`: noise, known frames, text in batches, latents on disk, pixels. Axes as in plugins/types.ts. */
+import { existsSync } from "node:fs";
+import { rm } from "node:fs/promises";
+import { cat, Generator, keep, noGrad, openSafetensors, pad, randn, saveSafetensors, scope, type Tensor, tensor, zeros } from "../../../native/index.ts";
+import { type Codec, type Conditioning, type Denoiser, type DenoiserInput, type FrameBatch, type SampleRequest, WaverError } from "../../../plugins/index.ts";
+
+/** Noise of one whole sample, drawn on the CPU: the same on any device, batch and number of processes (seed contract). */
+export const noise = (shape: readonly number[], seed: number): Tensor => {
+  using generator = new Generator(seed);
+  return randn(shape, { generator });
+};
+
+/** Rows of a batch [1 ..] each -> [B ..] on the device. */
+export const stacked = (rows: readonly Tensor[], device: string): Tensor => scope(() => cat(rows).to(device));
+
+/** Starting latents from a file: `path`, or `path#key` when it holds several tensors. [N C T h w], or one for all. */
+export function readLatents(source: string, shape: readonly number[], index: number): Tensor {
+  const [, path = "", key] = source.match(/^(.*?)(?:#([^#/]+))?$/) ?? [];
+  using file = openSafetensors(path);
+  const name = key ?? (file.keys.length === 1 ? file.keys[0] : file.keys.includes("latents") ? "latents" : undefined);
+  if (name === undefined || !file.has(name))
+    throw new WaverError("invalid_input", `latents: ${path} holds ${file.keys.length} tensors`, { hint: `name one: ${path}#${file.keys[0] ?? "latents"}` });
+  return scope(() => {
+    const all = file.get(name).to("float32");
+    const fits = all.ndim === 5 && shape.slice(1).every((n, i) => n === all.size(i + 1)) && (all.size(0) === 1 || index < all.size(0));
+    if (!fits) throw new WaverError("shape_mismatch", `latents: ${name} is [${all.shape}], sample ${index} needs [${shape}]`);
+    return all.narrow(0, all.size(0) === 1 ? 0 : index, 1).clone();
+  });
+}
+
+/** Known frames among unknown ones: [1 3 F H W] in [-1, 1]. */
+export const placedFrames = (known: readonly { readonly at: number; readonly image: FrameBatch }[], size: { width: number; height: number; numFrames: number }): Tensor =>
+  scope(() => {
+    const { width, height, numFrames } = size;
+    const images = known.map(({ at, image }) => ({
+      at,
+      pixels: tensor(image.data).view([height, width, 3]).permute([2, 0, 1]).float().div(127.5).sub(1).view([1, 3, 1, height, width]),
+    }));
+    const blank = (count: number): Tensor[] => (count > 0 ? [zeros([1, 3, count, height, width])] : []);
+    const parts: Tensor[] = [];
+    let next = 0;
+    for (const { at, pixels } of images) {
+      parts.push(...blank(at - next), pixels);
+      next = at + 1;
+    }
+    return cat([...parts, ...blank(numFrames - next)], 2);
+  });
+
+/** What the network is told about known frames, the same for every row of a batch. Takes `frames` over. */
+export function knownFrames(family: Denoiser, codec: Codec, frames: Tensor, isKnown: readonly boolean[], batch: number, device: string): Known {
+  try {
+    return noGrad(() =>
+      scope(() => {
+        const one = (family.condition as NonNullable<Denoiser["condition"]>)(frames.to(device), isKnown, codec);
+        assertFinite(one.latents, "encoding the known frames");
+        return { latents: one.latents.repeat([batch, 1, 1, 1, 1]), mask: one.mask.repeat([batch, 1, 1, 1, 1]) };
+      }),
+    );
+  } finally {
+    frames.dispose();
+  }
+}
+type Known = NonNullable<DenoiserInput["known"]>;
+
+/** Texts of a batch, each [1 L D], as one: rows padded with zeros to the longest, or to `length`. Belongs to the caller. */
+export function joinTexts(texts: readonly Conditioning[], length?: number): Conditioning {
+  return scope(() => {
+    const L = length ?? Math.max(...texts.map(({ mask }) => mask.size(1)));
+    const rows = texts.map(({ states, mask }) => {
+      if (mask.size(1) > L) throw new WaverError("invalid_input", `a prompt has ${mask.size(1)} tokens, and this model takes ${L}`, { hint: `set maxTokens to ${L} or less` });
+      const missing = L - mask.size(1);
+      return { states: pad(states, [0, 0, 0, missing]), mask: pad(mask, [0, missing]) };
+    });
+    return { states: cat(rows.map((row) => row.states)), mask: cat(rows.map((row) => row.mask)) };
+  });
+}
+
+export const disposeText = ({ states, mask }: Conditioning): void => {
+  states.dispose();
+  mask.dispose();
+};
+
+/** A black video is not a result: whatever is no number ends the job and names the stage. */
+export function assertFinite(value: Tensor, stage: string, detail = ""): void {
+  const finite = scope(() => value.isFinite().all().item());
+  if (finite !== 1)
+    throw new WaverError("numeric_invalid", `${stage} gave values that are no numbers${detail}`, { hint: "try dtype float32, another sampler, or check the checkpoint" });
+}
+
+/** Where a killed sample goes on: latents after `step` and what the solver remembers. */
+export interface Progress {
+  readonly step: number;
+  readonly latents: Tensor;
+  readonly state: Readonly<Record<string, Tensor>>;
+}
+
+/** Written whole or not at all. */
+export function saveProgress(path: string, { step, latents, state }: Progress): void {
+  const named = Object.fromEntries(Object.entries(state).map(([name, value]) => [`state.${name}`, value]));
+  saveSafetensors(path, { latents, ...named }, { step: String(step) });
+}
+
+export function loadProgress(path: string, device: string): Progress | undefined {
+  if (!existsSync(path)) return undefined;
+  using file = openSafetensors(path);
+  // copies: the file is replaced while its tensors are in use
+  return scope(() => {
+    const read = (key: string): Tensor => file.get(key).to({ device, copy: true });
+    const names = file.keys.filter((key) => key.startsWith("state."));
+    return { step: Number(file.metadata["step"]), latents: read("latents"), state: Object.fromEntries(names.map((name) => [name.slice("state.".length), read(name)])) };
+  });
+}
+
+export const forgetProgress = (path: string): Promise<void> => rm(path, { force: true });
+
+export function saveLatents(path: string, latents: Tensor): void {
+  saveSafetensors(path, { latents });
+}
+
+export function loadLatents(path: string, index: number, device: string): Tensor {
+  using file = openSafetensors(path);
+  return scope(() => file.get("latents").narrow(0, index, 1).to({ device, copy: true }));
+}
+
+export interface Decoded extends Disposable {
+  /** Frames as the encoder wants them, chunk by chunk. */
+  readonly frames: AsyncIterable<FrameBatch>;
+  /** Everything decoded so far, [1 F 3 H W] in [0, 1], when it was asked for. */
+  save(path: string): void;
+}
+
+/** Latents [1 C T h w] -> packed RGB, one chunk of the codec at a time. */
+export function decoded(codec: Codec, latents: Tensor, how: { fps: number; keep: boolean; breathe(done: number): Promise<void> }): Decoded {
+  const kept: Tensor[] = [];
+  async function* frames(): AsyncGenerator<FrameBatch> {
+    const chunks = codec.decodeChunks(latents)[Symbol.iterator]();
+    let done = 0;
+    try {
+      for (;;) {
+        const next = noGrad(() => chunks.next());
+        if (next.done === true) return;
+        using chunk = next.value;
+        assertFinite(chunk, "decoding", ` from frame ${done} on`);
+        const [, , count, height, width] = chunk.shape as [number, number, number, number, number];
+        const data = scope(() => {
+          const video = chunk.to({ dtype: "float32", device: "cpu" }).div(2).add(0.5).clamp(0, 1).transpose(1, 2); // [1 F 3 H W]
+          if (how.keep) kept.push(keep(video.contiguous()));
+          return video.select(0, 0).permute([0, 2, 3, 1]).mul(255).round().to("uint8").toArray() as Uint8Array;
+        });
+        yield { data, count, width, height, format: "rgb24", times: Array.from({ length: count }, (_, i) => (done + i) / how.fps) };
+        done += count;
+        await how.breathe(done);
+      }
+    } finally {
+      chunks.return?.();
+    }
+  }
+  return {
+    frames: frames(),
+    save: (path) => scope(() => saveSafetensors(path, { video: cat(kept, 1) })),
+    [Symbol.dispose]() {
+      for (const each of kept) each.dispose();
+    },
+  };
+}
+
+/** A network call without a graph: weights that were trained in this runner may still ask for one. */
+export const quietly = (predict: SampleRequest["predict"]): SampleRequest["predict"] => (latents, t, at) => noGrad(() => predict(latents, t, at));
