@@ -74,12 +74,9 @@ export const ConfigFile = z.strictObject({
         .meta({ description: "seconds without output after which a decoder is killed" }),
     })
     .prefault({}),
-  endpoint: z
-    .strictObject({ url: z.url(), model: z.string(), key: z.string().optional() })
-    .optional()
-    .meta({
-      description: "OpenAI-compatible endpoint, given to every plugin whose own configuration has a field of this name",
-    }),
+  endpoint: z.strictObject({ url: z.url(), model: z.string(), key: z.string().optional() }).optional().meta({
+    description: "OpenAI-compatible endpoint, given to every plugin whose own configuration has a field of this name",
+  }),
 });
 export type ConfigFile = z.input<typeof ConfigFile>;
 

@@ -9,11 +9,11 @@
 import { z } from "zod";
 import { checkPlugin as checkDeclaration, checkOperation, checkProvided, jsonSchemaOf } from "./check.ts";
 import type { AnyProvider, Context, Plugin, Provided, State } from "./define.ts";
-import { toWaverError, WaverError } from "./errors.ts";
+import { type ErrorCode, toWaverError, WaverError } from "./errors.ts";
 import { type HookName, hooks, type In } from "./hooks.ts";
 import { samplesOf } from "./samples.ts";
 
-/** One fact that was checked. `reason` says what is wrong, in a sentence; it is empty when all is well. */
+/** One fact that was checked. `reason` says what is wrong, in a sentence, or why it could not be checked here; else it is empty. */
 export interface Finding {
   readonly subject: string;
   readonly check: string;
@@ -45,6 +45,11 @@ export async function checkPlugin(plugin: unknown): Promise<Finding[]> {
         jsonSchemaOf(operation.input, "input");
       }),
     );
+  const setUp = await finding(subject, "can be set up without configuration", () => setUpAndLeave(plugin as Plugin));
+  findings.push(setUp);
+  const parsed = config.safeParse({});
+  await using _ready =
+    setUp.ok && parsed.success ? await (plugin as Plugin).setup?.({ config: parsed.data, signal: never }) : undefined;
   for (const { hook, provider } of provides) findings.push(...(await checkProvider(hook, provider)));
   return findings;
 }
@@ -78,6 +83,25 @@ export async function checkProvider<H extends HookName>(
     ),
   );
   return findings;
+}
+
+/** Refusals for want of something that the host or the user must bring: no fault of the provider. */
+const ABSENT: ReadonlySet<ErrorCode> = new Set([
+  "needs_unmet",
+  "no_provider",
+  "engine_missing",
+  "tool_missing",
+  "checkpoint_missing",
+]);
+
+const never = new AbortController().signal;
+
+/** Set-up runs once a process and may run again after a failure: twice in a row must do. */
+async function setUpAndLeave({ config, setup }: Plugin): Promise<void> {
+  const parsed = config.safeParse({});
+  if (!parsed.success || setup === undefined) return;
+  const made = await setup({ config: parsed.data, signal: never });
+  await made?.[Symbol.asyncDispose]();
 }
 
 /** What failed, one line each; empty when everything holds. */
@@ -168,6 +192,7 @@ async function stopsWhenCancelled(
     await provider.run(input() as never, { options, state: loaded.state, ctx });
   } catch (error) {
     const known = toWaverError(error);
+    if (ABSENT.has(known.code)) throw known;
     if (known.code !== "cancelled")
       throw new WaverError("plugin_invalid", `cancelled, it failed with ${known.code} instead: ${known.message}`);
   }
@@ -197,7 +222,10 @@ async function finding(subject: string, check: string, work: () => void | Promis
     await work();
     return { subject, check, ok: true, reason: "" };
   } catch (error) {
-    return { subject, check, ok: false, reason: toWaverError(error).message };
+    const { code, message } = toWaverError(error);
+    return ABSENT.has(code)
+      ? { subject, check, ok: true, reason: `not checked here: ${message}` }
+      : { subject, check, ok: false, reason: message };
   }
 }
 

@@ -1,6 +1,7 @@
 /** The plugin that `waver plugins new` writes: one scorer that works, its test, and how to go on. */
 import { HOOK_API } from "../../plugins/index.ts";
 
+const ENTRY = "./index.ts";
 const RANGE = HOOK_API.split(".").slice(0, 2).join(".");
 
 /** Files of a new plugin, by path. */
@@ -12,7 +13,7 @@ export const template = (name: string): Readonly<Record<string, string>> => ({
       description: "A scorer for Waver",
       type: "module",
       keywords: ["waver-plugin"],
-      waver: { plugin: "./index.ts", hookApi: RANGE },
+      waver: { plugin: ENTRY, hookApi: RANGE },
       files: ["index.ts"],
     },
     null,
@@ -51,7 +52,7 @@ export default definePlugin({
 `,
   "index.test.ts": `import { expect, test } from "bun:test";
 import { checkPlugin, failures } from "waver/plugin/testing";
-import plugin from "./index.ts";
+import plugin from "${ENTRY}";
 
 // Needs \`waver\` resolvable (bun link waver, or a dependency); without it, run: waver plugins check .
 test("keeps the contract", async () => {

@@ -3,23 +3,17 @@ import { expect, test } from "bun:test";
 import { cp, mkdtemp, readdir, rename, rm, symlink } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
+import type { Declarations } from "../support/declarations.ts";
 
 const ROOT = resolve(import.meta.dir, "../..");
-const PROGRAM = `
-  const { loadConfig } = await import("./daemon/config.ts");
-  const { loadRegistry } = await import("./daemon/plugins/registry.ts");
-  const config = await loadConfig({ env: {}, set: { home: process.argv[1], cache: process.argv[1] } });
-  const registry = await loadRegistry({ config, signal: new AbortController().signal });
-  const { loaded, warnings, docs } = registry;
-  process.stdout.write(JSON.stringify({ plugins: [...loaded.keys()], warnings, operations: docs().operations.length }));`;
 
-async function start(tree: string): Promise<{ plugins: string[]; warnings: string[]; operations: number }> {
-  const child = Bun.spawn([process.execPath, "--no-install", "-e", PROGRAM, join(tree, "home")], {
-    cwd: tree,
+async function start(tree: string): Promise<Declarations> {
+  const program = join(tree, "test/support/declarations.ts");
+  const child = Bun.spawn([process.execPath, "--no-install", program, join(tree, "home")], {
     stdout: "pipe",
     stderr: "inherit",
   });
-  return JSON.parse(await new Response(child.stdout).text());
+  return JSON.parse(await new Response(child.stdout).text()) as Declarations;
 }
 
 test("without any one plugin the host starts", async () => {
@@ -28,7 +22,15 @@ test("without any one plugin the host starts", async () => {
     // A copy, because Bun resolves links: only what is imported, without weights and builds.
     const isSource = (path: string): boolean =>
       !/\/(node_modules|build|\.git)$/.test(path) && !path.endsWith(".safetensors");
-    for (const name of ["daemon", "plugins", "native", "configs", "package.json", "tsconfig.json"])
+    for (const name of [
+      "daemon",
+      "plugins",
+      "native",
+      "configs",
+      "test/support/declarations.ts",
+      "package.json",
+      "tsconfig.json",
+    ])
       await cp(join(ROOT, name), join(tree, name), { recursive: true, filter: isSource });
     await symlink(join(ROOT, "node_modules"), join(tree, "node_modules"));
     const whole = await start(tree);
