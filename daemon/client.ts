@@ -44,7 +44,11 @@ export interface EventsOptions {
 export interface OperationTypes {}
 
 type Known = keyof OperationTypes;
-type Body<N> = N extends Known ? (OperationTypes[N] extends { body: infer B } ? B : never) : Readonly<Record<string, unknown>>;
+type Body<N> = N extends Known
+  ? OperationTypes[N] extends { body: infer B }
+    ? B
+    : never
+  : Readonly<Record<string, unknown>>;
 type Answer<N> = N extends Known
   ? OperationTypes[N] extends { kind: "query"; output: infer O }
     ? O
@@ -76,7 +80,10 @@ export interface Client {
   docs(known?: string): Promise<OperationsDoc | null>;
   plugins(): Promise<PluginDoc[]>;
   reloadPlugins(): Promise<PluginDoc[]>;
-  doctor(): Promise<{ ok: boolean; checks: { name: string; state: "ok" | "warn" | "missing"; found: string; cure?: string }[] }>;
+  doctor(): Promise<{
+    ok: boolean;
+    checks: { name: string; state: "ok" | "warn" | "missing"; found: string; cure?: string }[];
+  }>;
   shutdown(): Promise<void>;
   /** Starts the daemon of this home when none answers, and waits until it is ready. */
   ensureDaemon(options?: { signal?: AbortSignal }): Promise<Status>;
@@ -118,13 +125,17 @@ export function createClient(options: ClientOptions = {}): Client {
       response = await fetch(base + path, init);
     } catch (error) {
       if (more.signal?.aborted === true) throw more.signal.reason;
-      throw new WaverError("daemon_unreachable", "no daemon answers", { hint: "start it with `waver serve`", cause: error });
+      throw new WaverError("daemon_unreachable", "no daemon answers", {
+        hint: "start it with `waver serve`",
+        cause: error,
+      });
     }
     if (response.ok || response.status === 304) return response;
     throw await failure(response);
   }
 
-  const get = async <T>(path: string, signal?: AbortSignal): Promise<T> => (await (await request("GET", path, { signal })).json()) as T;
+  const get = async <T>(path: string, signal?: AbortSignal): Promise<T> =>
+    (await (await request("GET", path, { signal })).json()) as T;
 
   async function call(operation: string, body: unknown, how: SubmitOptions = {}): Promise<unknown> {
     const response = await request("POST", `/v1/${encodeURIComponent(operation)}`, {
@@ -139,18 +150,26 @@ export function createClient(options: ClientOptions = {}): Client {
   }
 
   const events = (id: string, how: EventsOptions = {}): AsyncGenerator<JobEvent> =>
-    readEvents((after, signal) => request("GET", `/v1/jobs/${encodeURIComponent(id)}/events?after=${after}`, { signal }), how);
+    readEvents(
+      (after, signal) => request("GET", `/v1/jobs/${encodeURIComponent(id)}/events?after=${after}`, { signal }),
+      how,
+    );
 
   const client: Client = {
     call,
     operations: new Proxy({} as Operations, {
       // `then`: awaiting the proxy must not look like a promise.
-      get: (_, name) => (typeof name === "string" && name !== "then" ? (body: unknown, how?: SubmitOptions) => call(name, body, how) : undefined),
+      get: (_, name) =>
+        typeof name === "string" && name !== "then"
+          ? (body: unknown, how?: SubmitOptions) => call(name, body, how)
+          : undefined,
     }),
     submit: async (operation, body, how) => (await call(operation, body, how)) as JobView,
     job: (id) => get(`/v1/jobs/${encodeURIComponent(id)}`),
     jobs: (filter = {}) => {
-      const query = new URLSearchParams(Object.entries(filter).flatMap(([key, value]) => (value === undefined ? [] : [[key, String(value)]])));
+      const query = new URLSearchParams(
+        Object.entries(filter).flatMap(([key, value]) => (value === undefined ? [] : [[key, String(value)]])),
+      );
       return get(`/v1/jobs?${query}`);
     },
     events,
@@ -158,13 +177,19 @@ export function createClient(options: ClientOptions = {}): Client {
       for await (const event of events(id, how)) how.onEvent?.(event);
       const job = await client.job(id);
       if (job.state === "done") return job;
-      throw job.error === undefined ? new WaverError("job_lost", `the job ${id} is ${job.state}`) : WaverError.fromBody(job.error as ErrorBody);
+      throw job.error === undefined
+        ? new WaverError("job_lost", `the job ${id} is ${job.state}`)
+        : WaverError.fromBody(job.error as ErrorBody);
     },
     cancel: async (id) => (await (await request("DELETE", `/v1/jobs/${encodeURIComponent(id)}`)).json()) as JobView,
     logs: (id, after = 0) => get(`/v1/jobs/${encodeURIComponent(id)}/logs?after=${after}`),
     status: (signal) => get("/v1/status", signal),
     docs: async (pluginSet) => {
-      const response = await request("GET", "/v1/operations", pluginSet === undefined ? {} : { headers: { "If-None-Match": `"${pluginSet}"` } });
+      const response = await request(
+        "GET",
+        "/v1/operations",
+        pluginSet === undefined ? {} : { headers: { "If-None-Match": `"${pluginSet}"` } },
+      );
       return response.status === 304 ? null : ((await response.json()) as OperationsDoc);
     },
     plugins: () => get("/v1/plugins"),
@@ -176,7 +201,12 @@ export function createClient(options: ClientOptions = {}): Client {
     ensureDaemon: async ({ signal } = {}) => {
       const { unix, home } = await address();
       if (unix === null) return client.status(signal);
-      return startDetached({ home, main: join(import.meta.dir, "main.ts"), probe: (until) => client.status(until), signal });
+      return startDetached({
+        home,
+        main: join(import.meta.dir, "main.ts"),
+        probe: (until) => client.status(until),
+        signal,
+      });
     },
     request,
   };
@@ -185,7 +215,8 @@ export function createClient(options: ClientOptions = {}): Client {
 
 async function addressOf(options: ClientOptions): Promise<Address> {
   const { url, socket, home } = options;
-  if (url !== undefined) return { base: url.replace(/\/$/, ""), unix: null, token: options.token ?? tokenBeside(home), home: home ?? null };
+  if (url !== undefined)
+    return { base: url.replace(/\/$/, ""), unix: null, token: options.token ?? tokenBeside(home), home: home ?? null };
   if (socket !== undefined) return { base: "http://localhost", unix: socket, token: null, home: home ?? null };
   // A home alone may still have its socket set in a configuration file, but then the caller knows that file too.
   if (home !== undefined) return { base: "http://localhost", unix: socketPath(home), token: null, home };
@@ -205,9 +236,14 @@ async function failure(response: Response): Promise<WaverError> {
   const text = await response.text();
   try {
     const body = JSON.parse(text) as Partial<ErrorBody>;
-    if (typeof body.code === "string" && typeof body.message === "string") return WaverError.fromBody(body as ErrorBody);
+    if (typeof body.code === "string" && typeof body.message === "string")
+      return WaverError.fromBody(body as ErrorBody);
   } catch (error) {
-    return new WaverError("daemon_unreachable", `something that is not a daemon answered with status ${response.status}`, { cause: error });
+    return new WaverError(
+      "daemon_unreachable",
+      `something that is not a daemon answered with status ${response.status}`,
+      { cause: error },
+    );
   }
   return new WaverError("daemon_unreachable", `something that is not a daemon answered with status ${response.status}`);
 }

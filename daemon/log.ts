@@ -4,9 +4,7 @@ import { dirname } from "node:path";
 
 export type Level = "info" | "warn" | "error";
 
-export interface DaemonLog {
-  (level: Level, event: string, fields?: Readonly<Record<string, unknown>>): void;
-}
+export type DaemonLog = (level: Level, event: string, fields?: Readonly<Record<string, unknown>>) => void;
 
 const MAX_BYTES = 8 << 20;
 const KEPT = 4;
@@ -35,7 +33,13 @@ function rotate(file: string): void {
 /** Errors as data, with cause: `JSON.stringify(new Error())` is `{}`. */
 const plain = (_: string, value: unknown): unknown =>
   value instanceof Error
-    ? { name: value.name, message: value.message, ...("code" in value ? { code: value.code } : {}), stack: value.stack, cause: value.cause }
+    ? {
+        name: value.name,
+        message: value.message,
+        ...("code" in value ? { code: value.code } : {}),
+        stack: value.stack,
+        cause: value.cause,
+      }
     : typeof value === "bigint"
       ? value.toString()
       : value;

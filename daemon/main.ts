@@ -19,7 +19,7 @@ import { lockHome, reapOrphans } from "./jobs/pidfile.ts";
 import type { ProcessProgram } from "./jobs/process.ts";
 import { type DaemonLog, openLog } from "./log.ts";
 import { scrubbedEnv } from "./plugins/host.ts";
-import { loadRegistry, type LoadRegistryOptions, type Registry } from "./plugins/registry.ts";
+import { type LoadRegistryOptions, loadRegistry, type Registry } from "./plugins/registry.ts";
 
 /** Running jobs get this long to reach a unit boundary when the daemon stops. */
 const GRACE_MS = 10_000;
@@ -105,7 +105,10 @@ export async function startDaemon(options: DaemonOptions): Promise<RunningDaemon
     log,
     registry: () => registry,
     // Asked for by a person who has mended it: what was put in quarantine gets another chance.
-    reload: () => (quarantined.clear(), reload()),
+    reload: () => {
+      quarantined.clear();
+      return reload();
+    },
     status: async () => ({
       version,
       pid: process.pid,
@@ -126,7 +129,12 @@ export async function startDaemon(options: DaemonOptions): Promise<RunningDaemon
   listeners.push(closing.use(await listenOnSocket(config.socket, app)));
   const tcp = closing.use(await listenOnTcp(config, app));
   if (tcp !== null) listeners.push(tcp);
-  log("info", "ready", { pid: process.pid, version, listeners: listeners.map((each) => each.address), pluginSet: registry.pluginSet });
+  log("info", "ready", {
+    pid: process.pid,
+    version,
+    listeners: listeners.map((each) => each.address),
+    pluginSet: registry.pluginSet,
+  });
 
   const kept = closing.move();
   const stopped = stopping.promise.then(async () => {
@@ -151,7 +159,9 @@ function programOf(config: Config): ProcessProgram {
   return {
     command: [process.execPath, "--no-install", join(import.meta.dir, "runner", "main.ts")],
     env: ({ plugin }) =>
-      plugin === null ? { ...definedOf(process.env), ...handDown(config, { trusted: true }) } : scrubbedEnv(handDown(config, { trusted: false })),
+      plugin === null
+        ? { ...definedOf(process.env), ...handDown(config, { trusted: true }) }
+        : scrubbedEnv(handDown(config, { trusted: false })),
     cwd: config.home,
     silenceMs: SILENCE_MS,
     startMs: START_MS,
@@ -162,11 +172,17 @@ const definedOf = (env: Readonly<Record<string, string | undefined>>): Record<st
   Object.fromEntries(Object.entries(env).filter((entry): entry is [string, string] => entry[1] !== undefined));
 
 /** Operations of the daemon's own. Loaded at first use: few requests need it. */
-function inDaemon(host: { config: Config; registry: () => Registry; reload: () => Promise<Registry>; log: DaemonLog }): InDaemon {
+function inDaemon(host: {
+  config: Config;
+  registry: () => Registry;
+  reload: () => Promise<Registry>;
+  log: DaemonLog;
+}): InDaemon {
   let made: Promise<InDaemon> | null = null;
   const make = async (): Promise<InDaemon> => {
     const { Runner } = await import("./runner/runner.ts");
-    const nobody = (): Promise<never> => Promise.reject(new WaverError("internal", "an operation of the daemon starts no other work"));
+    const nobody = (): Promise<never> =>
+      Promise.reject(new WaverError("internal", "an operation of the daemon starts no other work"));
     const { config, registry, reload } = host;
     return new Runner({
       role: "daemon",
@@ -175,18 +191,31 @@ function inDaemon(host: { config: Config; registry: () => Registry; reload: () =
       config,
       registry: registry(),
       reload,
-      link: { send: (message) => (message.type === "log" ? host.log(message.level, message.event, message.fields) : undefined), use: nobody, submit: nobody },
+      link: {
+        send: (message) =>
+          message.type === "log" ? host.log(message.level, message.event, message.fields) : undefined,
+        use: nobody,
+        submit: nobody,
+      },
       daemon: { config, registry, reload },
     });
   };
-  return { execute: async (operation, body, work) => (await (made ??= make())).execute(operation, body, work) };
+  return {
+    execute: async (operation, body, work) => {
+      made ??= make();
+      return (await made).execute(operation, body, work);
+    },
+  };
 }
 
 /** `--home DIR` of the command line. */
 function homeOf(argv: readonly string[]): string | undefined {
   const at = argv.indexOf("--home");
   const unknown = argv.filter((word, i) => i !== at && i !== at + 1 && word.startsWith("-"));
-  if (unknown.length > 0) throw new WaverError("unknown_option", `${unknown[0]} is not an option of the daemon`, { hint: "bun daemon/main.ts [--home DIR]" });
+  if (unknown.length > 0)
+    throw new WaverError("unknown_option", `${unknown[0]} is not an option of the daemon`, {
+      hint: "bun daemon/main.ts [--home DIR]",
+    });
   if (at < 0) return undefined;
   const home = argv[at + 1];
   if (home === undefined) throw new WaverError("invalid_input", "--home needs a folder");
@@ -198,7 +227,9 @@ if (import.meta.main) {
     const home = homeOf(process.argv.slice(2));
     const config = await loadConfig(home === undefined ? {} : { set: { home } });
     const daemon = await startDaemon({ config });
-    process.stdout.write(`${JSON.stringify({ ready: true, pid: process.pid, version, addresses: daemon.addresses })}\n`);
+    process.stdout.write(
+      `${JSON.stringify({ ready: true, pid: process.pid, version, addresses: daemon.addresses })}\n`,
+    );
     for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) process.on(signal, () => void daemon.stop());
     await daemon.stopped;
     process.exit(0);

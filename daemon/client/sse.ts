@@ -10,7 +10,10 @@ export interface ReadOptions {
 
 const RETRY_MS = 250;
 
-export async function* readEvents(open: (after: number, signal: AbortSignal) => Promise<Response>, options: ReadOptions): AsyncGenerator<JobEvent> {
+export async function* readEvents(
+  open: (after: number, signal: AbortSignal) => Promise<Response>,
+  options: ReadOptions,
+): AsyncGenerator<JobEvent> {
   const { signal, patience = 60 } = options;
   let last = options.after ?? 0;
   let lastHeard = performance.now();
@@ -26,7 +29,11 @@ export async function* readEvents(open: (after: number, signal: AbortSignal) => 
         last = event.seq;
         yield event;
         lastHeard = performance.now();
-        if (event.type === "state" && (event.state === "done" || event.state === "failed" || event.state === "cancelled")) return;
+        if (
+          event.type === "state" &&
+          (event.state === "done" || event.state === "failed" || event.state === "cancelled")
+        )
+          return;
       }
       // An end without a terminal event: the daemon stopped, or everything was seen before.
       if (response.headers.get("content-type")?.startsWith("text/event-stream") !== true) return;
@@ -48,7 +55,11 @@ async function* parse(response: Response): AsyncGenerator<JobEvent> {
   for await (const chunk of response.body ?? []) {
     text += decoder.decode(chunk, { stream: true });
     for (let end = text.indexOf("\n\n"); end >= 0; end = text.indexOf("\n\n")) {
-      const data = text.slice(0, end).split("\n").filter((line) => line.startsWith("data: ")).map((line) => line.slice("data: ".length));
+      const data = text
+        .slice(0, end)
+        .split("\n")
+        .filter((line) => line.startsWith("data: "))
+        .map((line) => line.slice("data: ".length));
       text = text.slice(end + 2);
       if (data.length > 0) yield JSON.parse(data.join("\n")) as JobEvent;
     }

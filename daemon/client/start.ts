@@ -22,7 +22,8 @@ export async function startDetached({ home, main, probe, signal }: StartOptions)
       return await probe(AbortSignal.any([AbortSignal.timeout(PROBE_MS), ...(signal === undefined ? [] : [signal])]));
     } catch (error) {
       signal?.throwIfAborted();
-      const isAbsent = error instanceof WaverError ? error.code === "daemon_unreachable" : (error as Error).name === "TimeoutError";
+      const isAbsent =
+        error instanceof WaverError ? error.code === "daemon_unreachable" : (error as Error).name === "TimeoutError";
       if (isAbsent) return null;
       throw error;
     }
@@ -35,7 +36,12 @@ export async function startDetached({ home, main, probe, signal }: StartOptions)
   // One file a caller: what another one's daemon says is not ours to read.
   const output = join(logFolder, `start-${process.pid}.log`);
   const fd = openSync(output, "w", 0o600);
-  const child = Bun.spawn([process.execPath, main, ...(home === null ? [] : ["--home", home])], { stdin: "ignore", stdout: fd, stderr: fd, detached: true });
+  const child = Bun.spawn([process.execPath, main, ...(home === null ? [] : ["--home", home])], {
+    stdin: "ignore",
+    stdout: fd,
+    stderr: fd,
+    detached: true,
+  });
   closeSync(fd);
   child.unref();
   const end = performance.now() + START_MS;
@@ -48,11 +54,18 @@ export async function startDetached({ home, main, probe, signal }: StartOptions)
     if (child.exitCode !== null || child.signalCode !== null) {
       const why = lastWords(output);
       // Somebody else's daemon has the home: it will answer in a moment.
-      if (why?.code !== "conflict") throw new WaverError("daemon_unreachable", `the daemon did not start: ${why?.message ?? "it ended without a word"}`, { hint: why?.hint ?? `see ${output}` });
+      if (why?.code !== "conflict")
+        throw new WaverError(
+          "daemon_unreachable",
+          `the daemon did not start: ${why?.message ?? "it ended without a word"}`,
+          { hint: why?.hint ?? `see ${output}` },
+        );
     }
     await Bun.sleep(25);
   }
-  throw new WaverError("daemon_unreachable", `the daemon was not ready within ${START_MS / 1000} s`, { hint: `see ${join(logFolder, "daemon.log")} and ${output}` });
+  throw new WaverError("daemon_unreachable", `the daemon was not ready within ${START_MS / 1000} s`, {
+    hint: `see ${join(logFolder, "daemon.log")} and ${output}`,
+  });
 }
 
 /** The line that the daemon prints when it cannot start. */

@@ -35,8 +35,10 @@ export function typeOf(schema: unknown, root: unknown, open: ReadonlySet<string>
   if (typeof s["$ref"] === "string") return referred(s["$ref"], root, open);
   if ("const" in s) return JSON.stringify(s["const"]);
   if (Array.isArray(s["enum"])) return union(s["enum"].map((value) => JSON.stringify(value)));
-  for (const word of ["anyOf", "oneOf"] as const) if (Array.isArray(s[word])) return union(s[word].map((each) => typeOf(each, root, open)));
-  if (Array.isArray(s["allOf"])) return s["allOf"].map((each) => grouped(typeOf(each, root, open))).join(" & ") || "unknown";
+  for (const word of ["anyOf", "oneOf"] as const)
+    if (Array.isArray(s[word])) return union(s[word].map((each) => typeOf(each, root, open)));
+  if (Array.isArray(s["allOf"]))
+    return s["allOf"].map((each) => grouped(typeOf(each, root, open))).join(" & ") || "unknown";
   const { type } = s;
   if (Array.isArray(type)) return union(type.map((each) => typeOf({ ...s, type: each }, root, open)));
   switch (type) {
@@ -59,7 +61,8 @@ export function typeOf(schema: unknown, root: unknown, open: ReadonlySet<string>
 }
 
 function arrayOf(s: Json, root: unknown, open: ReadonlySet<string>): string {
-  if (Array.isArray(s["prefixItems"])) return `readonly [${s["prefixItems"].map((each) => typeOf(each, root, open)).join(", ")}]`;
+  if (Array.isArray(s["prefixItems"]))
+    return `readonly [${s["prefixItems"].map((each) => typeOf(each, root, open)).join(", ")}]`;
   return `readonly ${grouped(typeOf(s["items"], root, open))}[]`;
 }
 
@@ -67,11 +70,17 @@ function objectOf(s: Json, root: unknown, open: ReadonlySet<string>): string {
   const properties = Object.entries((s["properties"] ?? {}) as Record<string, Json>);
   const required = new Set((s["required"] ?? []) as string[]);
   const rest = s["additionalProperties"];
-  if (properties.length === 0) return rest === false ? "Readonly<Record<string, never>>" : `Readonly<Record<string, ${rest === undefined ? "unknown" : typeOf(rest, root, open)}>>`;
+  if (properties.length === 0)
+    return rest === false
+      ? "Readonly<Record<string, never>>"
+      : `Readonly<Record<string, ${rest === undefined ? "unknown" : typeOf(rest, root, open)}>>`;
   const lines = properties.flatMap(([name, each]) => {
     const description = each["description"];
     const note = typeof description === "string" ? [`  /** ${description.replaceAll("*/", "* /")} */`] : [];
-    return [...note, `  readonly ${key(name)}${required.has(name) ? "" : "?"}: ${indent(typeOf(each, root, open), 2)};`];
+    return [
+      ...note,
+      `  readonly ${key(name)}${required.has(name) ? "" : "?"}: ${indent(typeOf(each, root, open), 2)};`,
+    ];
   });
   return `{\n${lines.join("\n")}\n}`;
 }
@@ -79,7 +88,8 @@ function objectOf(s: Json, root: unknown, open: ReadonlySet<string>): string {
 function referred(ref: string, root: unknown, open: ReadonlySet<string>): string {
   if (!ref.startsWith("#") || open.has(ref)) return "unknown";
   let at = root;
-  for (const part of ref.split("/").slice(1)) at = (at as Json | undefined)?.[part.replaceAll("~1", "/").replaceAll("~0", "~")];
+  for (const part of ref.split("/").slice(1))
+    at = (at as Json | undefined)?.[part.replaceAll("~1", "/").replaceAll("~0", "~")];
   return typeOf(at, root, new Set([...open, ref]));
 }
 

@@ -11,7 +11,13 @@ import type { Config } from "../config.ts";
 const MANIFEST = ".manifest.json";
 
 /** What a browser may show in place; everything else is offered as a file, so that no artefact runs as a page of ours. */
-const SHOWN: Readonly<Record<string, string>> = { ".mp4": "video/mp4", ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp" };
+const SHOWN: Readonly<Record<string, string>> = {
+  ".mp4": "video/mp4",
+  ".png": "image/png",
+  ".jpg": "image/jpeg",
+  ".jpeg": "image/jpeg",
+  ".webp": "image/webp",
+};
 
 export class Artifacts {
   readonly #root: string;
@@ -43,7 +49,8 @@ export class Artifacts {
       return ranged(object, lineage.name ?? "", range);
     }
     const path = await beneath(object, inside ?? MANIFEST);
-    if (path === null) throw new WaverError("not_found", "the artefact has no such file", { hint: "its manifest lists what it has" });
+    if (path === null)
+      throw new WaverError("not_found", "the artefact has no such file", { hint: "its manifest lists what it has" });
     return ranged(path, inside ?? MANIFEST, range);
   }
 
@@ -67,7 +74,12 @@ async function kindOf(path: string): Promise<"file" | "folder" | null> {
 
 /** A regular file below `folder`, reached without links; null for everything else. */
 async function beneath(folder: string, inside: string): Promise<string | null> {
-  if (isAbsolute(inside) || inside.includes("\0") || inside.split(/[/\\]/).some((part) => part === "" || part === "." || part === "..")) return null;
+  if (
+    isAbsolute(inside) ||
+    inside.includes("\0") ||
+    inside.split(/[/\\]/).some((part) => part === "" || part === "." || part === "..")
+  )
+    return null;
   const path = join(folder, inside);
   if ((await kindOf(path)) !== "file") return null;
   const real = await realpath(path);
@@ -91,6 +103,10 @@ function ranged(path: string, name: string, range: string | null): Response {
   const [, from = "", to = ""] = wanted;
   const start = from === "" ? Math.max(0, size - Number(to)) : Number(from);
   const end = from === "" || to === "" ? size - 1 : Math.min(size - 1, Number(to));
-  if (start >= size || start > end) return new Response(null, { status: 416, headers: { "Content-Range": `bytes */${size}` } });
-  return new Response(file.slice(start, end + 1), { status: 206, headers: { ...headers, "Content-Range": `bytes ${start}-${end}/${size}` } });
+  if (start >= size || start > end)
+    return new Response(null, { status: 416, headers: { "Content-Range": `bytes */${size}` } });
+  return new Response(file.slice(start, end + 1), {
+    status: 206,
+    headers: { ...headers, "Content-Range": `bytes ${start}-${end}/${size}` },
+  });
 }

@@ -1,6 +1,7 @@
 /** What the routes ask the daemon for: the whole of what HTTP can reach. */
-import type { DaemonLog } from "../log.ts";
+
 import type { Jobs } from "../jobs/jobs.ts";
+import type { DaemonLog } from "../log.ts";
 import type { Registry } from "../plugins/registry.ts";
 import type { Status } from "../wire.ts";
 import type { Artifacts } from "./artifacts.ts";

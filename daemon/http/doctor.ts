@@ -29,12 +29,20 @@ const CHILD_MS = 60_000;
 
 export async function examine(config: Config, version: string, signal: AbortSignal): Promise<Doctor> {
   const checks = await Promise.all([
-    { name: "waver", state: "ok", found: `${version}, Bun ${Bun.version}, ${process.platform} ${process.arch}` } satisfies Check,
+    {
+      name: "waver",
+      state: "ok",
+      found: `${version}, Bun ${Bun.version}, ${process.platform} ${process.arch}`,
+    } satisfies Check,
     ...(await engine(config, signal)),
     ffmpeg(config, signal),
     permissions(config),
     disk(config),
-    { name: "workers", state: "ok", found: `${config.workers} processes, ${config.threads} threads in a runner` } satisfies Check,
+    {
+      name: "workers",
+      state: "ok",
+      found: `${config.workers} processes, ${config.threads} threads in a runner`,
+    } satisfies Check,
   ]);
   return { ok: checks.every((check) => check.state !== "missing"), checks };
 }
@@ -43,14 +51,28 @@ async function engine(config: Config, signal: AbortSignal): Promise<Check[]> {
   const cure = "run `npm run setup`: it builds the engine against libtorch and says what it lacks";
   const output = await ask([process.execPath, join(import.meta.dir, "..", "runner", "probe.ts")], signal);
   const parsed = Engine.safeParse(output === null ? null : jsonOf(output));
-  if (!parsed.success) return [{ name: "engine", state: "missing", found: "its process ended without an answer", cure }];
+  if (!parsed.success)
+    return [{ name: "engine", state: "missing", found: "its process ended without an answer", cure }];
   const facts = parsed.data;
-  if (!facts.ok) return [{ name: "engine", state: "missing", found: safe(facts.message, config), cure: facts.hint === undefined ? cure : safe(facts.hint, config) }];
+  if (!facts.ok)
+    return [
+      {
+        name: "engine",
+        state: "missing",
+        found: safe(facts.message, config),
+        cure: facts.hint === undefined ? cure : safe(facts.hint, config),
+      },
+    ];
   const wantsGpu = config.device.startsWith("cuda");
   return [
     { name: "engine", state: "ok", found: `libtorch, CPU ${facts.cpu}, ${facts.threads} threads` },
     wantsGpu && facts.devices === 0
-      ? { name: "device", state: "missing", found: `${config.device} is configured, no CUDA device is seen`, cure: "set `device: \"cpu\"`, or install a CUDA build of libtorch and the driver" }
+      ? {
+          name: "device",
+          state: "missing",
+          found: `${config.device} is configured, no CUDA device is seen`,
+          cure: 'set `device: "cpu"`, or install a CUDA build of libtorch and the driver',
+        }
       : { name: "device", state: "ok", found: `${config.device} (${facts.devices} CUDA devices)` },
   ];
 }
@@ -61,7 +83,12 @@ async function ffmpeg(config: Config, signal: AbortSignal): Promise<Check> {
     const output = await ask([program, "-version"], signal);
     const version = /^ffmpeg version (\S+)/.exec(output ?? "")?.[1];
     if (version !== undefined) return { name: "ffmpeg", state: "ok", found: version };
-    return { name: "ffmpeg", state: "missing", found: "a program of that name that does not answer", cure: "run `npm run setup`, or set WAVER_FFMPEG to a working ffmpeg" };
+    return {
+      name: "ffmpeg",
+      state: "missing",
+      found: "a program of that name that does not answer",
+      cure: "run `npm run setup`, or set WAVER_FFMPEG to a working ffmpeg",
+    };
   } catch (error) {
     const { message, hint } = toWaverError(error);
     return { name: "ffmpeg", state: "missing", found: message, ...(hint === undefined ? {} : { cure: hint }) };
@@ -72,10 +99,28 @@ function permissions({ home }: Config): Check {
   try {
     accessSync(home, constants.R_OK | constants.W_OK);
     const open = statSync(home).mode & 0o077;
-    if ((statSync(join(home, "run")).mode & 0o077) === 0) return { name: "permissions", state: "ok", found: open === 0 ? "the home folder is private and writable" : "the home folder is writable, its run folder private" };
-    return { name: "permissions", state: "warn", found: "others can look into the run folder", cure: "chmod 700 the folder `run` of the home folder" };
+    if ((statSync(join(home, "run")).mode & 0o077) === 0)
+      return {
+        name: "permissions",
+        state: "ok",
+        found:
+          open === 0
+            ? "the home folder is private and writable"
+            : "the home folder is writable, its run folder private",
+      };
+    return {
+      name: "permissions",
+      state: "warn",
+      found: "others can look into the run folder",
+      cure: "chmod 700 the folder `run` of the home folder",
+    };
   } catch (error) {
-    return { name: "permissions", state: "missing", found: `the home folder cannot be used (${(error as NodeJS.ErrnoException).code ?? "unknown"})`, cure: "give this user the home folder, or set WAVER_HOME to one that it owns" };
+    return {
+      name: "permissions",
+      state: "missing",
+      found: `the home folder cannot be used (${(error as NodeJS.ErrnoException).code ?? "unknown"})`,
+      cure: "give this user the home folder, or set WAVER_HOME to one that it owns",
+    };
   }
 }
 
@@ -83,12 +128,19 @@ async function disk({ home }: Config): Promise<Check> {
   const { bavail, bsize } = await statfs(home);
   const free = bavail * bsize;
   const found = `${(free / 2 ** 30).toFixed(1)} GB free`;
-  return free < LOW_DISK_BYTES ? { name: "disk", state: "warn", found, cure: "free some space, or set WAVER_HOME to a larger disk" } : { name: "disk", state: "ok", found };
+  return free < LOW_DISK_BYTES
+    ? { name: "disk", state: "warn", found, cure: "free some space, or set WAVER_HOME to a larger disk" }
+    : { name: "disk", state: "ok", found };
 }
 
 /** Output of a short program; null when it failed. */
 async function ask(cmd: readonly string[], signal: AbortSignal): Promise<string | null> {
-  const child = Bun.spawn([...cmd], { stdin: "ignore", stdout: "pipe", stderr: "ignore", signal: AbortSignal.any([signal, AbortSignal.timeout(CHILD_MS)]) });
+  const child = Bun.spawn([...cmd], {
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "ignore",
+    signal: AbortSignal.any([signal, AbortSignal.timeout(CHILD_MS)]),
+  });
   const output = await new Response(child.stdout).text();
   return (await child.exited) === 0 ? output : null;
 }
@@ -102,4 +154,5 @@ function jsonOf(text: string): unknown {
 }
 
 /** Nothing that leaves the daemon names our folders. */
-const safe = (text: string, { home }: Config): string => text.replaceAll(home, "<home>").replaceAll(join(import.meta.dir, "..", ".."), "<waver>");
+const safe = (text: string, { home }: Config): string =>
+  text.replaceAll(home, "<home>").replaceAll(join(import.meta.dir, "..", ".."), "<waver>");

@@ -9,7 +9,10 @@ const MAX_STREAMS = 256;
 let streams = 0;
 
 export async function eventStream({ jobs }: Daemon, id: JobId, after: number, signal: AbortSignal): Promise<Response> {
-  if (streams >= MAX_STREAMS) throw new WaverError("queue_full", `${streams} event streams are open, the most this daemon keeps`, { hint: "close some, or ask for the job's state instead" });
+  if (streams >= MAX_STREAMS)
+    throw new WaverError("queue_full", `${streams} event streams are open, the most this daemon keeps`, {
+      hint: "close some, or ask for the job's state instead",
+    });
   const abort = new AbortController();
   const events = await jobs.events(id, after, AbortSignal.any([signal, abort.signal]));
   streams += 1;
@@ -45,5 +48,7 @@ export async function eventStream({ jobs }: Daemon, id: JobId, after: number, si
     },
     cancel: close,
   });
-  return new Response(body, { headers: { "Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no" } });
+  return new Response(body, {
+    headers: { "Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no" },
+  });
 }

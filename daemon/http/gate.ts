@@ -37,20 +37,29 @@ export const gate =
 function checkHead(request: Request, { hosts, origins, token }: GateOptions): Response | null {
   const { headers, method } = request;
   // Missing and doubled headers (joined by ", ") are no members either.
-  if (!hosts.has(headers.get("host") ?? "")) return refuse("forbidden", "this host name is not served here", "use the address that `waver status` prints");
-  if (!METHODS.has(method)) return refuse("method_not_allowed", `${method} is not used here`, undefined, { Allow: [...METHODS].join(", ") });
+  if (!hosts.has(headers.get("host") ?? ""))
+    return refuse("forbidden", "this host name is not served here", "use the address that `waver status` prints");
+  if (!METHODS.has(method))
+    return refuse("method_not_allowed", `${method} is not used here`, undefined, { Allow: [...METHODS].join(", ") });
   const origin = headers.get("origin");
   if (origin !== null && !origins.has(origin)) return refuse("forbidden", "requests of other sites' pages are refused");
   const site = headers.get("sec-fetch-site");
   // A page may be opened from anywhere (a typed address, a link); everything that does something may not.
   const isOpening = SAFE.has(method) && headers.get("sec-fetch-mode") === "navigate";
-  if (site !== null && site !== "same-origin" && site !== "none" && !isOpening) return refuse("forbidden", "requests of other sites' pages are refused");
+  if (site !== null && site !== "same-origin" && site !== "none" && !isOpening)
+    return refuse("forbidden", "requests of other sites' pages are refused");
   if (token !== null && !sameToken(headers.get("authorization"), token))
-    return refuse("unauthorized", "a token is needed", "send `Authorization: Bearer` and the content of the daemon's token file", { "WWW-Authenticate": "Bearer" });
+    return refuse(
+      "unauthorized",
+      "a token is needed",
+      "send `Authorization: Bearer` and the content of the daemon's token file",
+      { "WWW-Authenticate": "Bearer" },
+    );
   if (method === "POST") {
     const type = headers.get("content-type") ?? "";
     // The media type alone decides; a charset other than UTF-8 would be decoded wrongly.
-    if (!/^application\/json[ \t]*(;[ \t]*charset="?utf-8"?[ \t]*)?$/i.test(type)) return refuse("unsupported_media_type", "bodies are JSON", "send `Content-Type: application/json`");
+    if (!/^application\/json[ \t]*(;[ \t]*charset="?utf-8"?[ \t]*)?$/i.test(type))
+      return refuse("unsupported_media_type", "bodies are JSON", "send `Content-Type: application/json`");
     if (headers.get("content-encoding") !== null) return refuse("unsupported_media_type", "bodies are not compressed");
     if (Number(headers.get("content-length") ?? 0) > MAX_BODY) return tooLarge();
   }
@@ -84,7 +93,12 @@ async function readBody(request: Request): Promise<{ body: unknown } | Response>
 
 const tooLarge = (): Response => refuse("too_large", `a body has at most ${MAX_BODY >> 20} MB`);
 
-export function refuse(code: ErrorCode, message: string, hint?: string, headers: Record<string, string> = {}): Response {
+export function refuse(
+  code: ErrorCode,
+  message: string,
+  hint?: string,
+  headers: Record<string, string> = {},
+): Response {
   return errorResponse({ code, message, ...(hint === undefined ? {} : { hint }) }, headers);
 }
 
@@ -98,6 +112,9 @@ function secured(response: Response): Response {
   response.headers.set("Referrer-Policy", "no-referrer");
   if (!response.headers.has("Cache-Control")) response.headers.set("Cache-Control", "no-store");
   if (!response.headers.has("Content-Security-Policy"))
-    response.headers.set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'");
+    response.headers.set(
+      "Content-Security-Policy",
+      "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    );
   return response;
 }

@@ -1,11 +1,21 @@
 /** Opens the unix socket, and a TCP port when one is configured, each behind its gate. */
 import { randomBytes } from "node:crypto";
-import { chmodSync, closeSync, existsSync, lstatSync, mkdirSync, openSync, readFileSync, rmSync, writeSync } from "node:fs";
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeSync,
+} from "node:fs";
 import { isIP } from "node:net";
 import { dirname, join } from "node:path";
 import { WaverError } from "../../plugins/errors.ts";
 import type { Config } from "../config.ts";
-import { gate, MAX_BODY, type Passed, refuse } from "./gate.ts";
+import { type GateOptions, gate, MAX_BODY, type Passed, refuse } from "./gate.ts";
 
 export interface Listener extends AsyncDisposable {
   readonly address: string;
@@ -15,8 +25,8 @@ export interface Listener extends AsyncDisposable {
 const SOCKET_HOSTS: ReadonlySet<string> = new Set(["localhost"]);
 
 const common = {
-  // Event streams are silent for long; the heartbeat is ours.
-  idleTimeout: 0,
+  // For requests that are still being sent; answers may take their time (see `serve`).
+  idleTimeout: 30,
   // A little above our own limit, so that the answer is ours too.
   maxRequestBodySize: MAX_BODY + (1 << 20),
   error: () => refuse("internal", "something went wrong inside the daemon"),
@@ -28,14 +38,23 @@ export async function listenOnSocket(path: string, app: Passed): Promise<Listene
   const facts = lstatSync(folder);
   // Somebody else may have made the folder first, where folders are shared (the temporary folder).
   if (!facts.isDirectory() || (process.getuid !== undefined && facts.uid !== process.getuid()))
-    throw new WaverError("forbidden", "the folder of the daemon's socket belongs to somebody else", { hint: "set WAVER_SOCKET to a path in a folder of your own" });
+    throw new WaverError("forbidden", "the folder of the daemon's socket belongs to somebody else", {
+      hint: "set WAVER_SOCKET to a path in a folder of your own",
+    });
   chmodSync(folder, 0o700);
   if (existsSync(path)) {
-    if (await answers(path)) throw new WaverError("conflict", "another program answers on the daemon's socket", { hint: "stop it, or set WAVER_SOCKET" });
+    if (await answers(path))
+      throw new WaverError("conflict", "another program answers on the daemon's socket", {
+        hint: "stop it, or set WAVER_SOCKET",
+      });
     rmSync(path);
   }
   // The types know idleTimeout for ports only; sockets honour it too.
-  const options = { ...common, unix: path, fetch: gate({ hosts: SOCKET_HOSTS, origins: new Set(), token: null }, app) };
+  const options = {
+    ...common,
+    unix: path,
+    fetch: serve({ hosts: SOCKET_HOSTS, origins: new Set(), token: null }, app),
+  };
   const server = Bun.serve(options as unknown as Bun.Serve.Options<undefined>);
   chmodSync(path, 0o600);
   return {
@@ -56,20 +75,42 @@ export async function listenOnTcp(config: Config, app: Passed): Promise<Listener
       hint: "listen on 127.0.0.1 and put a reverse proxy with TLS, or an SSH tunnel, in front of it",
     });
   const token = tcp.token ?? tokenOf(config.home);
-  let handle: (request: Request) => Response | Promise<Response> = () => refuse("daemon_unreachable", "the daemon is starting");
-  const server = Bun.serve({ ...common, hostname: host, port: tcp.port, fetch: (request) => handle(request) });
-  const names = [...new Set([host.includes(":") ? `[${host}]` : host, "localhost", "127.0.0.1"])].map((name) => `${name}:${server.port}`);
-  handle = gate({ hosts: new Set(names), origins: new Set(names.map((name) => `http://${name}`)), token }, app);
+  let handle: Handle = () => refuse("daemon_unreachable", "the daemon is starting");
+  const server = Bun.serve({
+    ...common,
+    hostname: host,
+    port: tcp.port,
+    fetch: (request, server) => handle(request, server),
+  });
+  const names = [...new Set([host.includes(":") ? `[${host}]` : host, "localhost", "127.0.0.1"])].map(
+    (name) => `${name}:${server.port}`,
+  );
+  handle = serve({ hosts: new Set(names), origins: new Set(names.map((name) => `http://${name}`)), token }, app);
   return { address: `http://${names[0]}`, [Symbol.asyncDispose]: () => server.stop(true) };
 }
 
-const isLoopback = (host: string): boolean => host === "localhost" || host === "::1" || (isIP(host) === 4 && host.startsWith("127."));
+type Handle = (request: Request, server: Bun.Server<undefined>) => Response | Promise<Response>;
+
+/** Once a request has come whole, its answer is not hurried: event streams are silent for long. */
+const serve =
+  (options: GateOptions, app: Passed): Handle =>
+  (request, server) =>
+    gate(options, (passed, body) => {
+      server.timeout(passed, 0);
+      return app(passed, body);
+    })(request);
+
+const isLoopback = (host: string): boolean =>
+  host === "localhost" || host === "::1" || (isIP(host) === 4 && host.startsWith("127."));
 
 /** The token of this home: 256 random bits in a file that only its owner can read. A file that others can read is refused. */
 export function tokenOf(home: string): string {
   const path = join(home, "token");
   if (existsSync(path)) {
-    if ((lstatSync(path).mode & 0o077) !== 0) throw new WaverError("forbidden", "others can read the daemon's token file", { hint: "remove the file `token` of the home folder; the next start makes a new one" });
+    if ((lstatSync(path).mode & 0o077) !== 0)
+      throw new WaverError("forbidden", "others can read the daemon's token file", {
+        hint: "remove the file `token` of the home folder; the next start makes a new one",
+      });
     return readFileSync(path, "utf8").trim();
   }
   const token = randomBytes(32).toString("hex");

@@ -10,8 +10,12 @@ const schemaOf = (schema: z.ZodType, io: "input" | "output" = "output"): Json =>
   return json;
 };
 
-const problem = (description: string): Json => ({ description, content: { "application/json": { schema: { $ref: "#/components/schemas/Error" } } } });
-const problems = (...statuses: readonly number[]): Json => Object.fromEntries(statuses.map((status) => [String(status), problem(REASONS[status] ?? "an error")]));
+const problem = (description: string): Json => ({
+  description,
+  content: { "application/json": { schema: { $ref: "#/components/schemas/Error" } } },
+});
+const problems = (...statuses: readonly number[]): Json =>
+  Object.fromEntries(statuses.map((status) => [String(status), problem(REASONS[status] ?? "an error")]));
 
 const REASONS: Readonly<Record<number, string>> = {
   401: "a token is needed (TCP only)",
@@ -37,13 +41,23 @@ export function openapi(docs: OperationsDoc, routes: readonly Route[]): Json {
   for (const operation of docs.operations) put(`/v1/${operation.name}`, "post", operationItem(operation));
   return {
     openapi: "3.1.0",
-    info: { title: "waver", version: docs.version, description: "Raw video to an evaluated video-generation model. Long work is a job: 202, then its events." },
+    info: {
+      title: "waver",
+      version: docs.version,
+      description: "Raw video to an evaluated video-generation model. Long work is a job: 202, then its events.",
+    },
     servers: [{ url: "/" }],
     security: [{}, { token: [] }],
     paths,
     components: {
       schemas: { Error: schemaOf(ErrorBodySchema), Job: schemaOf(JobView) },
-      securitySchemes: { token: { type: "http", scheme: "bearer", description: "asked on TCP; the unix socket is guarded by its folder" } },
+      securitySchemes: {
+        token: {
+          type: "http",
+          scheme: "bearer",
+          description: "asked on TCP; the unix socket is guarded by its folder",
+        },
+      },
     },
   };
 }
@@ -53,18 +67,39 @@ function fixed(route: Route): Json {
     name,
     in: "path",
     required: true,
-    schema: name === "id" ? { type: "string", pattern: "^job_[0-9a-z]{16}$" } : name === "digest" ? { type: "string", pattern: "^sha256:[0-9a-f]{64}$" } : { type: "string" },
+    schema:
+      name === "id"
+        ? { type: "string", pattern: "^job_[0-9a-z]{16}$" }
+        : name === "digest"
+          ? { type: "string", pattern: "^sha256:[0-9a-f]{64}$" }
+          : { type: "string" },
   }));
   if (route.query !== undefined)
-    for (const [name, schema] of Object.entries((schemaOf(route.query, "input")["properties"] ?? {}) as Record<string, Json>))
+    for (const [name, schema] of Object.entries(
+      (schemaOf(route.query, "input")["properties"] ?? {}) as Record<string, Json>,
+    ))
       parameters.push({ name, in: "query", required: false, schema });
-  const content = route.answer === undefined ? { [route.media ?? "application/json"]: {} } : { "application/json": { schema: schemaOf(route.answer) } };
+  const content =
+    route.answer === undefined
+      ? { [route.media ?? "application/json"]: {} }
+      : { "application/json": { schema: schemaOf(route.answer) } };
   return {
     summary: route.summary,
     operationId: `${route.method.toLowerCase()}${route.path.replace(/[^a-z]+/gi, "_")}`,
     ...(parameters.length === 0 ? {} : { parameters }),
-    ...(route.method === "POST" ? { requestBody: { content: { "application/json": { schema: { type: "object", additionalProperties: false, properties: {} } } } } } : {}),
-    responses: { [String(route.status ?? 200)]: { description: route.summary, content }, ...problems(404, 405, ...(route.method === "POST" ? [413, 415] : []), ...ALWAYS) },
+    ...(route.method === "POST"
+      ? {
+          requestBody: {
+            content: {
+              "application/json": { schema: { type: "object", additionalProperties: false, properties: {} } },
+            },
+          },
+        }
+      : {}),
+    responses: {
+      [String(route.status ?? 200)]: { description: route.summary, content },
+      ...problems(404, 405, ...(route.method === "POST" ? [413, 415] : []), ...ALWAYS),
+    },
   };
 }
 
@@ -77,15 +112,33 @@ function operationItem(operation: OperationDoc): Json {
     ...(isJob
       ? {
           parameters: [
-            { name: "Idempotency-Key", in: "header", required: false, description: "the same key with the same body gives the same job", schema: { type: "string", pattern: "^[\\x21-\\x7e]{1,200}$" } },
-            { name: "Waver-Priority", in: "header", required: false, description: "higher runs first; default 0", schema: { type: "integer", minimum: -100, maximum: 100 } },
+            {
+              name: "Idempotency-Key",
+              in: "header",
+              required: false,
+              description: "the same key with the same body gives the same job",
+              schema: { type: "string", pattern: "^[\\x21-\\x7e]{1,200}$" },
+            },
+            {
+              name: "Waver-Priority",
+              in: "header",
+              required: false,
+              description: "higher runs first; default 0",
+              schema: { type: "integer", minimum: -100, maximum: 100 },
+            },
           ],
         }
       : {}),
     requestBody: { required: true, content: { "application/json": { schema: operation.input } } },
     responses: {
       ...(isJob
-        ? { "202": { description: "accepted and on the disk; the job's output will be as in x-output", headers: { Location: { schema: { type: "string" } } }, content: { "application/json": { schema: { $ref: "#/components/schemas/Job" } } } } }
+        ? {
+            "202": {
+              description: "accepted and on the disk; the job's output will be as in x-output",
+              headers: { Location: { schema: { type: "string" } } },
+              content: { "application/json": { schema: { $ref: "#/components/schemas/Job" } } },
+            },
+          }
         : { "200": { description: operation.summary, content: { "application/json": { schema: operation.output } } } }),
       ...problems(404, 405, 409, 413, 415, ...ALWAYS),
     },

@@ -10,13 +10,16 @@ const STYLE_HASH = createHash("sha256").update(STYLE).digest("base64");
 export async function page({ jobs, registry }: Daemon): Promise<Response> {
   const docs = registry().docs();
   const recent = await jobs.list({ limit: 50 });
-  const operations = docs.operations.map(({ name, kind, summary }) => `<tr><td><code>${escape(name)}</code></td><td>${kind}</td><td>${escape(summary)}</td></tr>`);
+  const operations = docs.operations.map(
+    ({ name, kind, summary }) =>
+      `<tr><td><code>${escaped(name)}</code></td><td>${kind}</td><td>${escaped(summary)}</td></tr>`,
+  );
   const rows = recent.map(({ id, operation, state, createdAt, seconds, progress }) => {
     const how = progress === undefined ? "" : `${progress.stage} ${progress.done}/${progress.total}`;
-    return `<tr><td><a href="/v1/jobs/${id}"><code>${id}</code></a></td><td>${escape(operation)}</td><td>${state}</td><td>${escape(how)}</td><td>${escape(createdAt)}</td><td>${seconds.toFixed(1)} s</td></tr>`;
+    return `<tr><td><a href="/v1/jobs/${id}"><code>${id}</code></a></td><td>${escaped(operation)}</td><td>${state}</td><td>${escaped(how)}</td><td>${escaped(createdAt)}</td><td>${seconds.toFixed(1)} s</td></tr>`;
   });
   const html = `<!doctype html><html lang="en"><meta charset="utf-8"><title>waver</title><style>${STYLE}</style>
-<h1>waver ${escape(docs.version)}</h1><p><a href="/openapi.json">OpenAPI document</a> · <a href="/v1/status">status</a> · <a href="/v1/plugins">plugins</a> · <a href="/v1/doctor">doctor</a></p>
+<h1>waver ${escaped(docs.version)}</h1><p><a href="/openapi.json">OpenAPI document</a> · <a href="/v1/status">status</a> · <a href="/v1/plugins">plugins</a> · <a href="/v1/doctor">doctor</a></p>
 <h2>Jobs</h2><table><tr><th>job</th><th>operation</th><th>state</th><th>progress</th><th>accepted</th><th>took</th></tr>${rows.join("")}</table>
 <h2>Operations</h2><table><tr><th>operation</th><th>kind</th><th>what it does</th></tr>${operations.join("")}</table></html>`;
   return new Response(html, {
@@ -27,5 +30,11 @@ export async function page({ jobs, registry }: Daemon): Promise<Response> {
   });
 }
 
-const ENTITIES: Readonly<Record<string, string>> = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" };
-const escape = (text: string): string => text.replace(/[&<>"']/g, (c) => ENTITIES[c] ?? c);
+const ENTITIES: Readonly<Record<string, string>> = {
+  "&": "&amp;",
+  "<": "&lt;",
+  ">": "&gt;",
+  '"': "&quot;",
+  "'": "&#39;",
+};
+const escaped = (text: string): string => text.replace(/[&<>"']/g, (c) => ENTITIES[c] ?? c);

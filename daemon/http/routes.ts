@@ -46,11 +46,14 @@ const JobsQuery = z.strictObject({
   parent: JobId.optional(),
   limit: count(1_000).optional().meta({ description: "most jobs in the answer, newest first; default 100" }),
 });
-const EventsQuery = z.strictObject({ after: count(999_999_999).optional().meta({ description: "number of the last event already seen" }) });
+const EventsQuery = z.strictObject({
+  after: count(999_999_999).optional().meta({ description: "number of the last event already seen" }),
+});
 const LogsQuery = z.strictObject({ after: count(999_999_999).optional(), limit: count(10_000).optional() });
 const None = z.strictObject({});
 
-const json = (value: unknown, status = 200, headers: Record<string, string> = {}): Response => Response.json(value, { status, headers });
+const json = (value: unknown, status = 200, headers: Record<string, string> = {}): Response =>
+  Response.json(value, { status, headers });
 const LogPage = z.object({ lines: z.array(JobEvent), last: z.int() });
 
 /** Parses text from the URL, or says which part of it is wrong. */
@@ -59,13 +62,18 @@ export function parsed<S extends z.ZodType>(schema: S, value: unknown, where: st
   if (result.success) return result.data;
   const issue = result.error.issues[0];
   const path = [where, ...(issue?.path ?? [])].join(".");
-  throw new WaverError(issue?.code === "unrecognized_keys" ? "unknown_option" : "invalid_input", `${path}: ${issue?.message ?? "wrong"}`, {
-    data: { issues: result.error.issues.map((each) => ({ path: [where, ...each.path], message: each.message })) },
-  });
+  throw new WaverError(
+    issue?.code === "unrecognized_keys" ? "unknown_option" : "invalid_input",
+    `${path}: ${issue?.message ?? "wrong"}`,
+    {
+      data: { issues: result.error.issues.map((each) => ({ path: [where, ...each.path], message: each.message })) },
+    },
+  );
 }
 
 const jobOf = ({ params }: Asked): JobId => parsed(JobId, params["id"], "id");
-const queryOf = <T extends z.ZodObject>(schema: T, { query }: Asked): z.output<T> => parsed(schema, Object.fromEntries(query), "query");
+const queryOf = <T extends z.ZodObject>(schema: T, { query }: Asked): z.output<T> =>
+  parsed(schema, Object.fromEntries(query), "query");
 
 export const ROUTES: readonly Route[] = [
   {
@@ -76,7 +84,8 @@ export const ROUTES: readonly Route[] = [
     handle: ({ request }, { registry }) => {
       const docs = registry().docs();
       const tag = `"${docs.pluginSet}"`;
-      if (request.headers.get("if-none-match") === tag) return new Response(null, { status: 304, headers: { ETag: tag } });
+      if (request.headers.get("if-none-match") === tag)
+        return new Response(null, { status: 304, headers: { ETag: tag } });
       return json(docs, 200, { ETag: tag });
     },
   },
@@ -91,7 +100,13 @@ export const ROUTES: readonly Route[] = [
       return json(await jobs.list({ ...filter, limit: limit ?? 100 }));
     },
   },
-  { method: "GET", path: "/v1/jobs/:id", summary: "one job", answer: JobView, handle: async (asked, { jobs }) => json(await jobs.job(jobOf(asked))) },
+  {
+    method: "GET",
+    path: "/v1/jobs/:id",
+    summary: "one job",
+    answer: JobView,
+    handle: async (asked, { jobs }) => json(await jobs.job(jobOf(asked))),
+  },
   {
     method: "DELETE",
     path: "/v1/jobs/:id",
@@ -103,7 +118,8 @@ export const ROUTES: readonly Route[] = [
   {
     method: "GET",
     path: "/v1/jobs/:id/events",
-    summary: "what happens to a job, as server-sent events, up to its end; Last-Event-ID or ?after= goes on where a stream broke off",
+    summary:
+      "what happens to a job, as server-sent events, up to its end; Last-Event-ID or ?after= goes on where a stream broke off",
     query: EventsQuery,
     media: "text/event-stream",
     handle: (asked, daemon) => {
@@ -124,8 +140,20 @@ export const ROUTES: readonly Route[] = [
       return json(await jobs.logs(jobOf(asked), after ?? 0, limit ?? 1_000));
     },
   },
-  { method: "GET", path: "/v1/status", summary: "processes, queue and listeners", answer: Status, handle: async (_, daemon) => json(await daemon.status()) },
-  { method: "GET", path: "/v1/plugins", summary: "plugins, loaded or not, with the reason", answer: z.array(PluginDoc), handle: (_, { registry }) => json(registry().plugins) },
+  {
+    method: "GET",
+    path: "/v1/status",
+    summary: "processes, queue and listeners",
+    answer: Status,
+    handle: async (_, daemon) => json(await daemon.status()),
+  },
+  {
+    method: "GET",
+    path: "/v1/plugins",
+    summary: "plugins, loaded or not, with the reason",
+    answer: z.array(PluginDoc),
+    handle: (_, { registry }) => json(registry().plugins),
+  },
   {
     method: "POST",
     path: "/v1/plugins/reload",
@@ -148,7 +176,13 @@ export const ROUTES: readonly Route[] = [
       return json({}, 202);
     },
   },
-  { method: "GET", path: "/v1/doctor", summary: "what was found on this machine, and the cure for each lack", answer: Doctor, handle: async (asked, daemon) => json(await daemon.doctor(asked.request.signal)) },
+  {
+    method: "GET",
+    path: "/v1/doctor",
+    summary: "what was found on this machine, and the cure for each lack",
+    answer: Doctor,
+    handle: async (asked, daemon) => json(await daemon.doctor(asked.request.signal)),
+  },
   {
     method: "GET",
     path: "/v1/artifacts/:digest",
@@ -165,7 +199,9 @@ export const ROUTES: readonly Route[] = [
     method: "GET",
     path: "/v1/artifacts/:digest/content",
     summary: "the content of an artefact that is a file, whole or by range; of one that is a folder, its manifest",
-    query: z.strictObject({ path: z.string().max(1024).optional().meta({ description: "a file inside a folder artefact" }) }),
+    query: z.strictObject({
+      path: z.string().max(1024).optional().meta({ description: "a file inside a folder artefact" }),
+    }),
     media: "application/octet-stream",
     handle: async (asked, { artifacts }) => {
       const digest = parsed(Digest, asked.params["digest"], "digest");
@@ -179,5 +215,11 @@ export const ROUTES: readonly Route[] = [
     media: "application/json",
     handle: (_, { registry }) => json(openapi(registry().docs(), ROUTES)),
   },
-  { method: "GET", path: "/", summary: "a page with operations and jobs", media: "text/html", handle: (_, daemon) => page(daemon) },
+  {
+    method: "GET",
+    path: "/",
+    summary: "a page with operations and jobs",
+    media: "text/html",
+    handle: (_, daemon) => page(daemon),
+  },
 ];

@@ -7,12 +7,18 @@ import type { HookName } from "../../plugins/hooks.ts";
 import type { Place, Registry } from "../plugins/registry.ts";
 import type { FromRunner } from "../runner/protocol.ts";
 import type { RunnerProcess } from "./process.ts";
-import { DAEMON_LANE, DEVICE_LANE, type Fleet, pluginLane, WORKER_LANE } from "./supervise.ts";
 import type { Lane } from "./state.ts";
+import { DAEMON_LANE, DEVICE_LANE, type Fleet, pluginLane, WORKER_LANE } from "./supervise.ts";
 
 export const laneOfPlace = (place: Place): Lane =>
   // Device code of a third party runs in the device's one runner.
-  place.role === "daemon" ? DAEMON_LANE : place.role === "device" ? DEVICE_LANE : place.plugin === null ? WORKER_LANE : pluginLane(place.plugin);
+  place.role === "daemon"
+    ? DAEMON_LANE
+    : place.role === "device"
+      ? DEVICE_LANE
+      : place.plugin === null
+        ? WORKER_LANE
+        : pluginLane(place.plugin);
 
 interface Call {
   readonly from: RunnerProcess;
@@ -40,12 +46,24 @@ export class Calls {
     this.#open.set(use.call, call);
     try {
       const provider = this.#registry().provider(use.hook as HookName, use.id);
-      if (provider === undefined) return this.#answer(use.call, { error: { code: "no_provider", message: `no ${use.hook} is called ${use.id}` } });
+      if (provider === undefined)
+        return this.#answer(use.call, {
+          error: { code: "no_provider", message: `no ${use.hook} is called ${use.id}` },
+        });
       const to = await this.#fleet.forCall(laneOfPlace(provider.place), call.abort.signal);
       if (!this.#open.has(use.call)) return;
       call.to = to;
       to.calls.add(use.call);
-      to.send({ type: "call", lease: use.lease, call: use.call, hook: use.hook, id: use.id, options: use.options, input: use.input, workDir: this.#workDir(use) });
+      to.send({
+        type: "call",
+        lease: use.lease,
+        call: use.call,
+        hook: use.hook,
+        id: use.id,
+        options: use.options,
+        input: use.input,
+        workDir: this.#workDir(use),
+      });
     } catch (error) {
       this.#answer(use.call, { error: toWaverError(error).toBody() });
     }
@@ -71,7 +89,12 @@ export class Calls {
       else if (call.to === process)
         this.#answer(id, {
           error: {
-            code: process.args.plugin === null ? (process.args.role === "device" ? "runner_failed" : "worker_failed") : "plugin_failed",
+            code:
+              process.args.plugin === null
+                ? process.args.role === "device"
+                  ? "runner_failed"
+                  : "worker_failed"
+                : "plugin_failed",
             message: `the process that ran this ended (${reason})`,
             ...(process.args.plugin === null ? {} : { data: { plugin: process.args.plugin } }),
           },

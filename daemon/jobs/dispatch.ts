@@ -70,11 +70,14 @@ export class Dispatch {
       case "write":
         return;
       case "publish":
-        return hub.wake(decision.event.job);
+        hub.wake(decision.event.job);
+        return;
       case "accepted":
-        return this.#options.accepted(decision.row.id, null);
+        this.#options.accepted(decision.row.id, null);
+        return;
       case "refuse":
-        return this.#options.accepted(decision.job, decision.error);
+        this.#options.accepted(decision.job, decision.error);
+        return;
       case "prepare": {
         const live = this.#options.state.jobs.get(decision.job);
         if (live !== undefined) this.#options.prepare(live.row);
@@ -95,11 +98,20 @@ export class Dispatch {
         void this.#answer(decision.call, decision.child);
         return;
       case "settled":
-        log("info", "job_settled", { jobId: decision.row.id, operation: decision.row.operation, state: decision.row.state, code: decision.row.error?.code });
+        log("info", "job_settled", {
+          jobId: decision.row.id,
+          operation: decision.row.operation,
+          state: decision.row.state,
+          code: decision.row.error?.code,
+        });
         void this.#cleanUp(decision.row);
         return;
       case "stale":
-        log("warn", "stale_lease_ignored", { jobId: decision.lease.job, attempt: decision.lease.attempt, what: decision.what });
+        log("warn", "stale_lease_ignored", {
+          jobId: decision.lease.job,
+          attempt: decision.lease.attempt,
+          what: decision.what,
+        });
         return;
     }
   };
@@ -110,22 +122,35 @@ export class Dispatch {
       case "progress":
         // Nobody watches a query.
         if (this.queries.has(message.lease.token)) return;
-        return this.#post({ type: "progress", lease: message.lease, progress: message.progress });
+        this.#post({ type: "progress", lease: message.lease, progress: message.progress });
+        return;
       case "log":
-        if (message.lease !== null && !this.queries.has(message.lease.token))
-          return this.#post({ type: "log", lease: message.lease, level: message.level, event: message.event, fields: message.fields });
-        return this.#options.log(message.level, message.event, { pid: from.pid, ...message.fields });
+        if (message.lease !== null && !this.queries.has(message.lease.token)) {
+          this.#post({
+            type: "log",
+            lease: message.lease,
+            level: message.level,
+            event: message.event,
+            fields: message.fields,
+          });
+          return;
+        }
+        this.#options.log(message.level, message.event, { pid: from.pid, ...message.fields });
+        return;
       case "done":
       case "failed":
-        return this.#finished(from, message);
+        this.#finished(from, message);
+        return;
       case "use":
         void this.calls.use(from, message);
         return;
       case "called":
-        return this.calls.called(message);
+        this.calls.called(message);
+        return;
       case "abandon":
         this.#askers.delete(message.call);
-        return this.calls.abandon(message.call);
+        this.calls.abandon(message.call);
+        return;
       case "submit":
         this.#askers.set(message.call, from);
         void this.#submitChild(message);
@@ -143,7 +168,8 @@ export class Dispatch {
     for (const lease of from.jobs.values()) {
       this.#holders.delete(lease.token);
       const query = this.queries.get(lease.token);
-      if (query !== undefined) query.fail({ code: "worker_failed", message: `the process that worked on this ended (${exit.reason})` });
+      if (query !== undefined)
+        query.fail({ code: "worker_failed", message: `the process that worked on this ended (${exit.reason})` });
       else this.#post({ type: "lost", lease, death: !exit.expected, reason: exit.reason });
     }
     from.jobs.clear();
@@ -157,7 +183,9 @@ export class Dispatch {
 
   /** The answer of a query that a job asked for as if it were a child. */
   answerQuery(call: string, output: unknown, seconds: number): void {
-    this.#askers.get(call)?.send({ type: "submitted", call, result: { jobId: "", reused: false, output, seconds, peakBytes: 0 } });
+    this.#askers
+      .get(call)
+      ?.send({ type: "submitted", call, result: { jobId: "", reused: false, output, seconds, peakBytes: 0 } });
     this.#askers.delete(call);
   }
 
@@ -183,7 +211,8 @@ export class Dispatch {
       else {
         const known = toWaverError(error);
         // A stopping daemon leaves the job for the next one.
-        if (known.code === "daemon_unreachable") this.#post({ type: "lost", lease, death: false, reason: known.message });
+        if (known.code === "daemon_unreachable")
+          this.#post({ type: "lost", lease, death: false, reason: known.message });
         else this.#post({ type: "finished", lease, outcome: { ok: false, error: known.toBody() }, peakBytes: 0 });
       }
     } finally {
@@ -215,7 +244,10 @@ export class Dispatch {
       // Not the job's end but the process's: the job goes on elsewhere.
       this.#post({ type: "lost", lease, death: false, reason: "its process was stopped" });
     } else {
-      const outcome = message.type === "done" ? ({ ok: true, output: message.output } as const) : ({ ok: false, error: message.error as ErrorBody } as const);
+      const outcome =
+        message.type === "done"
+          ? ({ ok: true, output: message.output } as const)
+          : ({ ok: false, error: message.error as ErrorBody } as const);
       this.#post({ type: "finished", lease, outcome, peakBytes });
     }
     if (message.type === "done") this.#fleet.healthy(from);
@@ -239,7 +271,13 @@ export class Dispatch {
       asker.send({
         type: "submitted",
         call,
-        result: { jobId: row.id, reused: row.reused, output: row.output ?? null, seconds: row.seconds, peakBytes: row.peakBytes },
+        result: {
+          jobId: row.id,
+          reused: row.reused,
+          output: row.output ?? null,
+          seconds: row.seconds,
+          peakBytes: row.peakBytes,
+        },
       });
     else
       asker.send({
@@ -276,4 +314,5 @@ export class Dispatch {
 }
 
 /** Work in the daemon itself asks no other process for anything. */
-export const alone = (): Promise<never> => Promise.reject(new WaverError("internal", "an operation of the daemon starts no other work"));
+export const alone = (): Promise<never> =>
+  Promise.reject(new WaverError("internal", "an operation of the daemon starts no other work"));

@@ -41,7 +41,8 @@ export class WorkFolders {
     for (const name of readdirSync(this.#root)) {
       const path = join(this.#root, name);
       const isOld = Date.now() - statSync(path).mtimeMs > KEPT_MS;
-      if (name.startsWith(".trash-") || name.startsWith("query_") || (isOld && !needed.has(name))) rmSync(path, { recursive: true, force: true });
+      if (name.startsWith(".trash-") || name.startsWith("query_") || (isOld && !needed.has(name)))
+        rmSync(path, { recursive: true, force: true });
     }
   }
 }

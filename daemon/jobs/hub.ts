@@ -1,7 +1,7 @@
 /** Wakes whoever reads a job's events. Readers fetch from the journal at their own pace, so a slow one costs no memory. */
 import type { JobEvent, JobId } from "../wire.ts";
-import type { JobStore } from "./store.ts";
 import { isTerminal } from "../wire.ts";
+import type { JobStore } from "./store.ts";
 
 const PAGE = 256;
 

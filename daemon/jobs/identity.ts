@@ -43,7 +43,8 @@ export async function contentDigest(path: string, store: JobStore, signal: Abort
     facts = await stat(path);
   } catch (error) {
     // The operation itself says what is missing, in its own words.
-    if ((error as NodeJS.ErrnoException).code === "ENOENT" || (error as NodeJS.ErrnoException).code === "ENOTDIR") return "missing";
+    if ((error as NodeJS.ErrnoException).code === "ENOENT" || (error as NodeJS.ErrnoException).code === "ENOTDIR")
+      return "missing";
     throw error;
   }
   if (facts.isDirectory()) {
@@ -58,7 +59,8 @@ export async function contentDigest(path: string, store: JobStore, signal: Abort
   if (known !== null) return known;
   const hasher = new Bun.CryptoHasher("sha256");
   // Chunks of 1 MiB: about a millisecond of hashing between two turns of the event loop.
-  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20, signal })) hasher.update(chunk as Uint8Array);
+  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20, signal }))
+    hasher.update(chunk as Uint8Array);
   const digest = hasher.digest("hex");
   await store.rememberFileDigest(path, stamp, digest);
   return digest;

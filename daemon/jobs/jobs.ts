@@ -14,9 +14,10 @@ import { bodyHash, childKey } from "./identity.ts";
 import { clock, Loop } from "./loop.ts";
 import type { ProcessProgram } from "./process.ts";
 import { Reuse } from "./reuse.ts";
-import { newState, restore } from "./scheduler.ts";
-import type { SchedulerState } from "./state.ts";
-import { type JobFilter, type JobRow, type JobStore, toView } from "./store.ts";
+import { Room } from "./room.ts";
+import { restore } from "./scheduler.ts";
+import { newState, type SchedulerState } from "./state.ts";
+import { type JobFilter, type JobRow, type JobStore, newRow, toView } from "./store.ts";
 import { DAEMON_LANE, Fleet, WORKER_LANE } from "./supervise.ts";
 
 export interface JobsOptions {
@@ -56,6 +57,7 @@ export class Jobs {
   readonly #locks = new Map<string, Promise<unknown>>();
   readonly #closing = new AbortController();
   readonly #reuse: Reuse;
+  readonly #room: Room;
   #age = 0;
   #stopped: Promise<void> | null = null;
 
@@ -67,6 +69,7 @@ export class Jobs {
       queueLimit: options.queueLimit,
     });
     this.#folders = new WorkFolders(config.home);
+    this.#room = new Room(config.home);
     this.#reuse = new Reuse({ ...options, signal: this.#closing.signal, found: (event) => this.#loop.post(event) });
     this.#fleet = new Fleet({
       program: options.program,
@@ -75,7 +78,10 @@ export class Jobs {
       keepAliveMs: config.keepAlive * 1000,
       pidFolder: options.pidFolder,
       log,
-      listener: { message: (from, message) => this.#dispatch.heard(from, message), gone: (from, exit) => this.#dispatch.gone(from, exit) },
+      listener: {
+        message: (from, message) => this.#dispatch.heard(from, message),
+        gone: (from, exit) => this.#dispatch.gone(from, exit),
+      },
       quarantine: options.quarantine,
     });
     this.#dispatch = new Dispatch(
@@ -96,20 +102,25 @@ export class Jobs {
       },
       this.#fleet,
     );
-    this.#loop = new Loop(this.#state, store, this.#dispatch.perform, options.fatal);
+    this.#loop = new Loop(this.#state, store, this.#dispatch.perform, {
+      makeRoom: () => this.#room.release(),
+      fatal: options.fatal,
+    });
     this.#dispatch.attach(this.#loop);
   }
 
   /** Takes over what an earlier daemon left: nothing that was accepted is forgotten. */
   async start(): Promise<void> {
     const { store, registry } = this.#options;
+    await this.#room.check().catch((error: unknown) => this.#options.log("warn", "disk_low", { error }));
     this.#age = await store.lastAge();
     const found = await store.live();
     this.#folders.sweep(new Set(found.map(({ row }) => row.workKey)));
     for (const { row, lastSeq } of found) {
       const operation = registry().operations.get(row.operation);
       const lane = operation === undefined ? WORKER_LANE : laneOfPlace(operation.place);
-      await this.#loop.carryOut(restore(this.#state, row, lane, lastSeq, operation?.declared?.reads === undefined, clock()));
+      const prepared = operation?.declared?.reads === undefined;
+      await this.#loop.carryOut(restore(this.#state, { row, lane, lastSeq, prepared }, clock()));
     }
     this.#loop.post({ type: "tick" });
   }
@@ -117,12 +128,21 @@ export class Jobs {
   /** Journals a job and answers when that is durable. The same key with the same body gives the same job. */
   async submit(request: Submission): Promise<{ view: JobView; created: boolean }> {
     const operation = this.operation(request.operation);
-    if (operation.kind !== "job") throw new WaverError("invalid_input", `${operation.name} answers directly, it is not a job`);
+    if (operation.kind !== "job")
+      throw new WaverError("invalid_input", `${operation.name} answers directly, it is not a job`);
     const { body } = operation.parse(request.body);
+    await this.#room.check();
     const hash = bodyHash(operation.name, body);
     const key = request.idempotencyKey ?? null;
     const insert = (): Promise<JobRow> =>
-      this.#insert(operation, { body, hash, idempotencyKey: key, priority: request.priority ?? 0, childKey: null, parent: null });
+      this.#insert(operation, {
+        body,
+        hash,
+        idempotencyKey: key,
+        priority: request.priority ?? 0,
+        childKey: null,
+        parent: null,
+      });
     if (key === null) return { view: toView(await insert()), created: true };
     return this.#alone(`key ${key}`, async () => {
       const earlier = await this.#options.store.byIdempotencyKey(key);
@@ -147,14 +167,21 @@ export class Jobs {
     try {
       return await this.#asked(operation, parsed.body, id, folder, until);
     } catch (error) {
-      if (late.aborted) throw new WaverError("plugin_timeout", `${name} did not answer within ${QUERY_MS / 1000} s`, { cause: error });
+      if (late.aborted)
+        throw new WaverError("plugin_timeout", `${name} did not answer within ${QUERY_MS / 1000} s`, { cause: error });
       throw error;
     } finally {
       await this.#folders.remove(folder);
     }
   }
 
-  async #asked(operation: RegisteredOperation, body: Readonly<Record<string, unknown>>, id: JobId, folder: string, signal: AbortSignal): Promise<unknown> {
+  async #asked(
+    operation: RegisteredOperation,
+    body: Readonly<Record<string, unknown>>,
+    id: JobId,
+    folder: string,
+    signal: AbortSignal,
+  ): Promise<unknown> {
     const workDir = this.#folders.open(folder);
     const lane = laneOfPlace(operation.place);
     if (lane === DAEMON_LANE)
@@ -173,7 +200,10 @@ export class Jobs {
       process.send({ type: "cancel", job: id });
       answer.reject(new WaverError("cancelled", "the request was cancelled"));
     };
-    this.#dispatch.queries.set(lease.token, { done: answer.resolve, fail: (error) => answer.reject(WaverError.fromBody(error)) });
+    this.#dispatch.queries.set(lease.token, {
+      done: answer.resolve,
+      fail: (error) => answer.reject(WaverError.fromBody(error)),
+    });
     process.jobs.set(id, lease);
     signal.addEventListener("abort", stop, { once: true });
     try {
@@ -244,7 +274,11 @@ export class Jobs {
     this.#fleet.retire();
     for (const live of this.#state.jobs.values())
       if (live.row.state === "queued" && !this.#options.registry().operations.has(live.row.operation))
-        this.#loop.post({ type: "broken", lane: live.lane, error: { code: "plugin_failed", message: `the plugin of ${live.row.operation} is no longer loaded` } });
+        this.#loop.post({
+          type: "broken",
+          lane: live.lane,
+          error: { code: "plugin_failed", message: `the plugin of ${live.row.operation} is no longer loaded` },
+        });
   }
 
   /** Nothing new is taken or started; running jobs get `graceMs` to reach a unit boundary and stay resumable. */
@@ -268,37 +302,28 @@ export class Jobs {
 
   async #insert(
     operation: RegisteredOperation,
-    job: { body: Readonly<Record<string, unknown>>; hash: string; idempotencyKey: string | null; priority: number; childKey: string | null; parent: { row: JobRow; lease: Lease; call: string } | null },
+    job: {
+      body: Readonly<Record<string, unknown>>;
+      hash: string;
+      idempotencyKey: string | null;
+      priority: number;
+      childKey: string | null;
+      parent: { row: JobRow; lease: Lease; call: string } | null;
+    },
   ): Promise<JobRow> {
     const id = newJobId();
     const { parent } = job;
-    const row: JobRow = {
+    const row = newRow({
       id,
       age: parent === null ? ++this.#age : parent.row.age,
       operation: operation.name,
       priority: job.priority,
-      createdAt: new Date().toISOString(),
       parent: parent?.row.id ?? null,
       idempotencyKey: job.idempotencyKey,
       bodyHash: job.hash,
       body: job.body,
       childKey: job.childKey,
-      state: "queued",
-      attempt: 1,
-      deaths: 0,
-      high: {},
-      cancelRequested: false,
-      startedAt: null,
-      finishedAt: null,
-      reuseKey: null,
-      workKey: job.childKey ?? id,
-      reused: false,
-      output: null,
-      error: null,
-      progress: null,
-      peakBytes: 0,
-      seconds: 0,
-    };
+    });
     const answer = Promise.withResolvers<ErrorBody | null>();
     this.#answers.set(id, answer.resolve);
     this.#loop.post({
@@ -313,7 +338,12 @@ export class Jobs {
     return row;
   }
 
-  async #submitChild(lease: Lease, call: string, name: string, input: Readonly<Record<string, unknown>>): Promise<void> {
+  async #submitChild(
+    lease: Lease,
+    call: string,
+    name: string,
+    input: Readonly<Record<string, unknown>>,
+  ): Promise<void> {
     const parent = this.#state.jobs.get(lease.job);
     if (parent?.lease?.token !== lease.token) throw new WaverError("stale_lease", "this attempt of the job is over");
     const operation = this.operation(name);

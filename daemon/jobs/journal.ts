@@ -104,9 +104,11 @@ export class Journal implements JobStore {
 
   async commit(writes: readonly Write[]): Promise<void> {
     if (writes.length === 0) return;
-    this.#db.transaction(() => {
-      for (const write of writes) this.#write(write);
-    }).immediate();
+    this.#db
+      .transaction(() => {
+        for (const write of writes) this.#write(write);
+      })
+      .immediate();
   }
 
   #write(write: Write): void {
@@ -166,7 +168,10 @@ export class Journal implements JobStore {
   }
 
   async byReuseKey(key: string): Promise<JobRow | null> {
-    return this.#one("SELECT * FROM jobs WHERE reuse_key = ? AND state = 'done' ORDER BY finished_at DESC LIMIT 1", key);
+    return this.#one(
+      "SELECT * FROM jobs WHERE reuse_key = ? AND state = 'done' ORDER BY finished_at DESC LIMIT 1",
+      key,
+    );
   }
 
   async byChildKey(key: string): Promise<JobRow | null> {
@@ -220,7 +225,9 @@ export class Journal implements JobStore {
 
   async events(id: JobId, after: number, limit: number): Promise<JobEvent[]> {
     return this.#db
-      .query<{ body: string }, SQLQueryBindings[]>("SELECT body FROM events WHERE job = ? AND seq > ? ORDER BY seq LIMIT ?")
+      .query<{ body: string }, SQLQueryBindings[]>(
+        "SELECT body FROM events WHERE job = ? AND seq > ? ORDER BY seq LIMIT ?",
+      )
       .all(id, after, limit)
       .map((row) => JSON.parse(row.body) as JobEvent);
   }

@@ -21,23 +21,29 @@ export const clock = (): Clock => ({
   jitter: Math.random,
 });
 
+export interface Trouble {
+  /** The disk is full: gives back what was kept in reserve. False when that is gone already. */
+  makeRoom(): boolean;
+  /** A commit failed. The disk can no longer be trusted: the daemon must end, and recover at its next start. */
+  fatal(error: unknown): void;
+}
+
 export class Loop {
   readonly #state: SchedulerState;
   readonly #store: JobStore;
   readonly #perform: (decision: Decision) => void;
-  readonly #fatal: (error: unknown) => void;
+  readonly #trouble: Trouble;
   readonly #ticks: ReturnType<typeof setInterval>;
   #queue: SchedulerEvent[] = [];
   #lazy: ReturnType<typeof setTimeout> | null = null;
   #running: Promise<void> | null = null;
   #closed = false;
 
-  /** `fatal`: a commit failed. The disk can no longer be trusted, so the daemon must end and recover at its next start. */
-  constructor(state: SchedulerState, store: JobStore, perform: (decision: Decision) => void, fatal: (error: unknown) => void) {
+  constructor(state: SchedulerState, store: JobStore, perform: (decision: Decision) => void, trouble: Trouble) {
     this.#state = state;
     this.#store = store;
     this.#perform = perform;
-    this.#fatal = fatal;
+    this.#trouble = trouble;
     this.#ticks = setInterval(() => {
       if (state.jobs.size > 0) this.post({ type: "tick" });
     }, TICK_MS);
@@ -45,7 +51,10 @@ export class Loop {
 
   post(event: SchedulerEvent): void {
     if (this.#closed) return;
-    if (event.type === "progress" || event.type === "log") return this.#postLazily(event);
+    if (event.type === "progress" || event.type === "log") {
+      this.#postLazily(event);
+      return;
+    }
     this.#queue.push(event);
     this.#run();
   }
@@ -106,14 +115,24 @@ export class Loop {
   async #commit(decisions: readonly Decision[]): Promise<boolean> {
     const writes: Write[] = decisions.flatMap((decision) => (decision.do === "write" ? [decision.write] : []));
     try {
-      await this.#store.commit(writes);
+      await this.#write(writes);
     } catch (error) {
       this.#closed = true;
       this.#queue = [];
-      this.#fatal(error);
+      this.#trouble.fatal(error);
       return false;
     }
     for (const decision of decisions) if (decision.do !== "write") this.#perform(decision);
     return true;
+  }
+
+  /** A full disk rolls the transaction back whole, so it may be tried again; any other failure may not. */
+  async #write(writes: readonly Write[]): Promise<void> {
+    try {
+      await this.#store.commit(writes);
+    } catch (error) {
+      if ((error as { code?: unknown }).code !== "SQLITE_FULL" || !this.#trouble.makeRoom()) throw error;
+      await this.#store.commit(writes);
+    }
   }
 }

@@ -17,14 +17,17 @@ export function processStart(pid: number): string | null {
     try {
       stat = readFileSync(`/proc/${pid}/stat`, "utf8");
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === "ENOENT" || (error as NodeJS.ErrnoException).code === "ESRCH") return null;
+      if ((error as NodeJS.ErrnoException).code === "ENOENT" || (error as NodeJS.ErrnoException).code === "ESRCH")
+        return null;
       throw error;
     }
     // The name in brackets may hold blanks: fields are counted from the last bracket (state is the first, start time the 20th).
     const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
     return fields[0] === "Z" || fields[0] === "X" ? null : (fields[19] ?? null);
   }
-  const listed = Bun.spawnSync(["ps", "-o", "lstart=", "-p", String(pid)]).stdout.toString().trim();
+  const listed = Bun.spawnSync(["ps", "-o", "lstart=", "-p", String(pid)])
+    .stdout.toString()
+    .trim();
   return listed === "" ? null : listed;
 }
 
@@ -72,10 +75,14 @@ export function lockHome(runDir: string): Disposable {
     lock.close();
     if ((error as { code?: unknown }).code !== "SQLITE_BUSY") throw error;
     const holder = readPidFile(path);
-    throw new WaverError("conflict", `a daemon${holder === null ? "" : ` (process ${holder.pid})`} already serves this home`, {
-      hint: "use it, stop it with `waver stop`, or give this one another --home",
-      ...(holder === null ? {} : { data: { pid: holder.pid } }),
-    });
+    throw new WaverError(
+      "conflict",
+      `a daemon${holder === null ? "" : ` (process ${holder.pid})`} already serves this home`,
+      {
+        hint: "use it, stop it with `waver stop`, or give this one another --home",
+        ...(holder === null ? {} : { data: { pid: holder.pid } }),
+      },
+    );
   }
   writePidFile(path, process.pid);
   return {

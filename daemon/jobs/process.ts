@@ -1,11 +1,18 @@
 /** One process of ours: spawned in its own group, watched for signs of life, killed as a group. */
 import { closeSync } from "node:fs";
 import type { Subprocess } from "bun";
+import type { z } from "zod";
 import { WaverError } from "../../plugins/errors.ts";
 import type { DaemonLog } from "../log.ts";
+import {
+  FromRunner,
+  type Lease,
+  type Resident,
+  type RunnerArguments,
+  runnerArguments,
+  type ToRunner,
+} from "../runner/protocol.ts";
 import type { JobId } from "../wire.ts";
-import { FromRunner, type Lease, type Resident, type RunnerArguments, runnerArguments, type ToRunner } from "../runner/protocol.ts";
-import type { z } from "zod";
 import { killGroup } from "./pidfile.ts";
 
 export interface ProcessProgram {
@@ -82,7 +89,13 @@ export class RunnerProcess {
         this.isGone = true;
         clearInterval(watch);
         const reason = this.#cause ?? (signal !== null ? `signal ${signal}` : `exit code ${code}`);
-        ready.reject(new WaverError(args.role === "device" ? "runner_failed" : "worker_failed", `the ${args.role} process ended before it was ready (${reason})`, { hint: "its last words are in the daemon's log" }));
+        ready.reject(
+          new WaverError(
+            args.role === "device" ? "runner_failed" : "worker_failed",
+            `the ${args.role} process ended before it was ready (${reason})`,
+            { hint: "its last words are in the daemon's log" },
+          ),
+        );
         exited.resolve();
         listener.gone(this, { reason, expected: this.isStopping, wasReady: this.isReady });
       },
@@ -116,7 +129,8 @@ export class RunnerProcess {
     const parsed = FromRunner.safeParse(raw);
     if (!parsed.success) {
       this.#log("error", "process_spoke_nonsense", { pid: this.pid, issue: parsed.error.issues[0]?.message });
-      return this.kill("it sent a message that the protocol does not know");
+      this.kill("it sent a message that the protocol does not know");
+      return;
     }
     const message = parsed.data;
     this.#lastSign = performance.now();
@@ -166,7 +180,8 @@ export class RunnerProcess {
       spent += taken;
       dropped += chunk.length - taken;
       for (const line of decoder.decode(chunk.subarray(0, taken), { stream: true }).split("\n"))
-        if (line.trim() !== "") this.#log("info", "process_output", { pid: this.pid, stream: name, line: line.slice(0, 2_000) });
+        if (line.trim() !== "")
+          this.#log("info", "process_output", { pid: this.pid, stream: name, line: line.slice(0, 2_000) });
     }
   }
 }

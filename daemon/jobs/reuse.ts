@@ -58,7 +58,13 @@ export class Reuse {
       const looked = performance.now();
       const earlier = key === null ? null : await store.byReuseKey(key);
       const isGood = earlier !== null && (await this.isIntact(operation, earlier.output));
-      found({ type: "prepared", job: row.id, looked, reuseKey: key, reuse: isGood ? { output: earlier.output, peakBytes: earlier.peakBytes } : null });
+      found({
+        type: "prepared",
+        job: row.id,
+        looked,
+        reuseKey: key,
+        reuse: isGood ? { output: earlier.output, peakBytes: earlier.peakBytes } : null,
+      });
     } catch (error) {
       if (signal.aborted) return;
       // Reuse is a saving, not a duty: the job runs, and says itself what is wrong with its files.
@@ -73,7 +79,12 @@ export class Reuse {
     const { store, signal } = this.#options;
     const content: string[] = [];
     for (const path of reads(parsed.input as never)) content.push(await contentDigest(path, store, signal));
-    return reuseKey({ operation: operation.name, body: parsed.body, content, plugins: this.#plugins(operation, parsed) });
+    return reuseKey({
+      operation: operation.name,
+      body: parsed.body,
+      content,
+      plugins: this.#plugins(operation, parsed),
+    });
   }
 
   /** Code and configuration of the plugins that the request names, by digest. */
@@ -87,6 +98,10 @@ export class Reuse {
           if (provider !== undefined) names.add(provider.plugin);
         }
     const { loaded } = registry();
-    return Object.fromEntries([...names].sort().map((name) => [name, digestOf(loaded.get(name)?.digest ?? "", canonical(config.plugin[name] ?? {}))]));
+    return Object.fromEntries(
+      [...names]
+        .sort()
+        .map((name) => [name, digestOf(loaded.get(name)?.digest ?? "", canonical(config.plugin[name] ?? {}))]),
+    );
   }
 }

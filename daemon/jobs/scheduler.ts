@@ -8,28 +8,26 @@
 import type { ErrorBody } from "../../plugins/errors.ts";
 import type { Lease } from "../runner/protocol.ts";
 import { isTerminal, type JobEvent, type JobId, type JobState } from "../wire.ts";
-import type { Clock, Decision, Lane, Live, SchedulerEvent, SchedulerState } from "./state.ts";
+import { backoffMs, CANCELLED, crashLoop, MAX_DEATHS, refusal } from "./failures.ts";
+import {
+  type Clock,
+  type Decision,
+  type Found,
+  isActive,
+  type Lane,
+  type Live,
+  type SchedulerEvent,
+  type SchedulerState,
+} from "./state.ts";
 import type { JobChange, JobRow } from "./store.ts";
 
-/** Deaths without progress after which a job is given up (reliability.md C3). */
-const MAX_DEATHS = 3;
-/** Backoff after a death: 1, 2, 4 ... 60 s. */
-const FIRST_DELAY_MS = 1_000;
-const LONGEST_DELAY_MS = 60_000;
 /** A job that does not answer a cancel within this time loses its process. */
 const CANCEL_GRACE_MS = 10_000;
 const MAX_RECENT = 256;
 
-export const newState = (options: { sizeOf: (lane: Lane) => number; queueLimit: number }): SchedulerState => ({
-  jobs: new Map(),
-  recent: new Map(),
-  sizeOf: options.sizeOf,
-  queueLimit: options.queueLimit,
-  draining: false,
-});
-
 /** Takes a job of the journal over at start. A job that was running has lost its process: it is queued for its next attempt. */
-export function restore(state: SchedulerState, row: JobRow, lane: Lane, lastSeq: number, prepared: boolean, clock: Clock): Decision[] {
+export function restore(state: SchedulerState, found: Found, clock: Clock): Decision[] {
+  const { row, lane, prepared, lastSeq } = found;
   const step = new Step(state, clock);
   const live = step.add(row, lane, prepared, lastSeq);
   if (row.state === "running") step.requeue(live, 0);
@@ -44,8 +42,6 @@ export function advance(state: SchedulerState, event: SchedulerEvent, clock: Clo
   if (event.type !== "progress" && event.type !== "log") step.fill();
   return step.decisions;
 }
-
-const CANCELLED: ErrorBody = { code: "cancelled", message: "the job was cancelled" };
 
 class Step {
   readonly decisions: Decision[] = [];
@@ -64,11 +60,14 @@ class Step {
   take(event: SchedulerEvent): void {
     switch (event.type) {
       case "submit":
-        return this.#submit(event);
+        this.#submit(event);
+        return;
       case "join":
-        return this.#join(event.lease, event.call, event.child);
+        this.#join(event.lease, event.call, event.child);
+        return;
       case "prepared":
-        return this.#prepared(event);
+        this.#prepared(event);
+        return;
       case "progress": {
         const live = this.#holder(event.lease, "progress");
         if (live === null) return;
@@ -109,7 +108,8 @@ class Step {
       }
       case "broken":
         for (const live of [...this.#state.jobs.values()])
-          if (live.lane === event.lane && live.row.state === "queued") this.settle(live, "failed", { error: event.error });
+          if (live.lane === event.lane && live.row.state === "queued")
+            this.settle(live, "failed", { error: event.error });
         return;
       case "drain":
         this.#state.draining = true;
@@ -158,7 +158,9 @@ class Step {
     if (ready.length === 0) return;
     ready.sort(
       (a, b) =>
-        Number(b.answer !== null) - Number(a.answer !== null) || b.row.priority - a.row.priority || a.row.age - b.row.age,
+        Number(b.answer !== null) - Number(a.answer !== null) ||
+        b.row.priority - a.row.priority ||
+        a.row.age - b.row.age,
     );
     for (const live of ready) {
       const used = active.get(live.lane) ?? 0;
@@ -181,11 +183,21 @@ class Step {
     live.answer = null;
     live.killAt = Number.POSITIVE_INFINITY;
     live.notBefore = this.#clock.mono + delay;
-    this.#change(live, { state: "queued", attempt: live.row.attempt + 1, deaths: live.row.deaths, high: live.row.high, seconds: live.row.seconds });
+    this.#change(live, {
+      state: "queued",
+      attempt: live.row.attempt + 1,
+      deaths: live.row.deaths,
+      high: live.row.high,
+      seconds: live.row.seconds,
+    });
     this.#stateEvent(live);
   }
 
-  settle(live: Live, state: JobState, set: { output?: unknown; error?: ErrorBody; peakBytes?: number; reused?: boolean }): void {
+  settle(
+    live: Live,
+    state: JobState,
+    set: { output?: unknown; error?: ErrorBody; peakBytes?: number; reused?: boolean },
+  ): void {
     this.#spend(live);
     const { row } = live;
     live.lease = null;
@@ -207,9 +219,16 @@ class Step {
     for (const other of [...this.#state.jobs.values()]) {
       // Children of a job that has ended are wanted by nobody.
       if (other.row.parent === row.id) this.#cancel(other);
-      for (const wait of other.waiting.filter((each) => each.child === row.id)) this.#childSettled(other, wait.call, row.id);
+      for (const wait of other.waiting.filter((each) => each.child === row.id))
+        this.#childSettled(other, wait.call, row.id);
       // Equal work that waited for this one: its identity is looked up again, and is now found.
-      if (state === "done" && other.row.state === "queued" && other.prepared && row.reuseKey !== null && other.row.reuseKey === row.reuseKey) {
+      if (
+        state === "done" &&
+        other.row.state === "queued" &&
+        other.prepared &&
+        row.reuseKey !== null &&
+        other.row.reuseKey === row.reuseKey
+      ) {
         other.prepared = false;
         this.decide({ do: "prepare", job: other.row.id });
       }
@@ -219,11 +238,20 @@ class Step {
   #submit(event: Extract<SchedulerEvent, { type: "submit" }>): void {
     const { row, child } = event;
     const parent = child === undefined ? null : this.#holder(child.lease, "submit");
-    if (child !== undefined && parent === null)
-      return this.decide({ do: "refuse", job: row.id, error: { code: "stale_lease", message: "this attempt of the job is over" } });
+    if (child !== undefined && parent === null) {
+      this.decide({
+        do: "refuse",
+        job: row.id,
+        error: { code: "stale_lease", message: "this attempt of the job is over" },
+      });
+      return;
+    }
     if (child === undefined) {
-      const refusal = this.#refusal();
-      if (refusal !== null) return this.decide({ do: "refuse", job: row.id, error: refusal });
+      const error = refusal(this.#state);
+      if (error !== null) {
+        this.decide({ do: "refuse", job: row.id, error });
+        return;
+      }
     }
     const live = this.add(row, event.lane, event.prepared, 0);
     this.decide({ do: "write", write: { kind: "insert", job: { ...row } } });
@@ -231,14 +259,6 @@ class Step {
     this.decide({ do: "accepted", row });
     if (child !== undefined && parent !== null) parent.waiting.push({ call: child.call, child: row.id });
     if (!event.prepared) this.decide({ do: "prepare", job: row.id });
-  }
-
-  #refusal(): ErrorBody | null {
-    if (this.#state.draining) return { code: "daemon_unreachable", message: "the daemon is stopping", hint: "start it again, then repeat the request" };
-    let queued = 0;
-    for (const live of this.#state.jobs.values()) if (live.row.state === "queued" && live.row.parent === null) queued += 1;
-    if (queued < this.#state.queueLimit) return null;
-    return { code: "queue_full", message: `${queued} jobs are waiting, the most this daemon keeps`, hint: "wait for some to finish, or cancel some" };
   }
 
   #join(lease: Lease, call: string, child: JobId): void {
@@ -258,12 +278,21 @@ class Step {
     this.#change(live, { reuseKey: key, workKey: key });
     const recent = this.#state.recent.get(key);
     const earlier = event.reuse ?? (recent !== undefined && recent.at >= event.looked ? recent.row : null);
-    if (earlier !== null) return this.settle(live, "done", { output: earlier.output, peakBytes: earlier.peakBytes, reused: true });
+    if (earlier !== null) {
+      this.settle(live, "done", { output: earlier.output, peakBytes: earlier.peakBytes, reused: true });
+      return;
+    }
     for (let at = find(live.row.parent); at !== undefined; at = find(at.row.parent))
-      if (at.row.workKey === key)
-        return this.settle(live, "failed", {
-          error: { code: "conflict", message: `${live.row.operation} asked for itself with the same input`, data: { ancestor: at.row.id } },
+      if (at.row.workKey === key) {
+        this.settle(live, "failed", {
+          error: {
+            code: "conflict",
+            message: `${live.row.operation} asked for itself with the same input`,
+            data: { ancestor: at.row.id },
+          },
         });
+        return;
+      }
   }
 
   #remember(key: string, row: JobRow): void {
@@ -286,25 +315,25 @@ class Step {
 
   #lost(live: Live, death: boolean, reason: string): void {
     this.#spend(live);
-    if (live.row.cancelRequested) return this.settle(live, "cancelled", { error: CANCELLED });
+    if (live.row.cancelRequested) {
+      this.settle(live, "cancelled", { error: CANCELLED });
+      return;
+    }
     const deaths = live.advanced ? 0 : live.row.deaths;
     live.row.deaths = death ? deaths + 1 : deaths;
-    if (live.row.deaths >= MAX_DEATHS)
-      return this.settle(live, "failed", {
-        error: {
-          code: "crash_loop",
-          message: `the process of this job died ${live.row.deaths} times without getting further (${reason})`,
-          hint: `the daemon's log has the process's last words; \`waver jobs logs ${live.row.id}\` has the job's`,
-          data: { attempts: live.row.attempt },
-        },
-      });
-    const delay = Math.min(LONGEST_DELAY_MS, FIRST_DELAY_MS * 2 ** Math.max(0, live.row.deaths - 1));
-    this.requeue(live, death ? delay * (1 + 0.25 * this.#clock.jitter()) : 0);
+    if (live.row.deaths >= MAX_DEATHS) {
+      this.settle(live, "failed", { error: crashLoop(live.row, reason) });
+      return;
+    }
+    this.requeue(live, death ? backoffMs(live.row.deaths, this.#clock.jitter()) : 0);
   }
 
   #cancel(live: Live): void {
     if (isTerminal(live.row.state)) return;
-    if (live.lease === null) return this.settle(live, "cancelled", { error: CANCELLED });
+    if (live.lease === null) {
+      this.settle(live, "cancelled", { error: CANCELLED });
+      return;
+    }
     if (live.row.cancelRequested) return;
     this.#change(live, { cancelRequested: true });
     live.killAt = this.#clock.mono + CANCEL_GRACE_MS;
@@ -367,7 +396,6 @@ class Step {
   }
 }
 
-type EventBody = { [T in JobEvent["type"]]: Omit<Extract<JobEvent, { type: T }>, "seq" | "time" | "job"> }[JobEvent["type"]];
-
-/** Counts against its lane: running, and neither waiting for a child nor for room to go on after one. */
-const isActive = (live: Live): boolean => live.row.state === "running" && live.waiting.length === 0 && live.answer === null;
+type EventBody = {
+  [T in JobEvent["type"]]: Omit<Extract<JobEvent, { type: T }>, "seq" | "time" | "job">;
+}[JobEvent["type"]];

@@ -70,9 +70,9 @@ export function migrate(db: Database, file: string, steps: readonly string[] = S
   }
   db.transaction(() => {
     for (const step of steps.slice(version)) db.run(step);
-    db.run("INSERT INTO meta (key, value) VALUES ('schema', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", [
-      String(steps.length),
-    ]);
+    db.run(
+      "INSERT INTO meta (key, value) VALUES ('schema', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+      [String(steps.length)],
+    );
   }).immediate();
 }
-

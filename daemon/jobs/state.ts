@@ -3,8 +3,8 @@
  * rest of the daemon (events in, decisions out).
  */
 import type { ErrorBody } from "../../plugins/errors.ts";
-import type { JobEvent, JobId, Progress } from "../wire.ts";
 import type { Lease } from "../runner/protocol.ts";
+import type { JobEvent, JobId, Progress } from "../wire.ts";
 import type { JobRow, Write } from "./store.ts";
 
 /** Where a job runs: `device`, `worker` or `plugin:NAME`. At most `size` jobs of a lane are active at once. */
@@ -49,6 +49,9 @@ export interface SchedulerState {
   draining: boolean;
 }
 
+/** A job of the journal, as the daemon finds it at start. */
+export interface Found extends Pick<Live, "row" | "lane" | "prepared" | "lastSeq"> {}
+
 /** Everything from outside that a step may use; a test gives its own. */
 export interface Clock {
   /** Monotonic milliseconds. */
@@ -67,13 +70,31 @@ export type Outcome =
 
 export type SchedulerEvent =
   /** `child` set: the job that asked, and its call. */
-  | { readonly type: "submit"; readonly row: JobRow; readonly lane: Lane; readonly prepared: boolean; readonly child?: { readonly lease: Lease; readonly call: string } }
+  | {
+      readonly type: "submit";
+      readonly row: JobRow;
+      readonly lane: Lane;
+      readonly prepared: boolean;
+      readonly child?: { readonly lease: Lease; readonly call: string };
+    }
   /** A running job asked for a child that exists already. */
   | { readonly type: "join"; readonly lease: Lease; readonly call: string; readonly child: JobId }
   /** `looked`: monotonic time of the look-up; what finished since is not in `reuse`. */
-  | { readonly type: "prepared"; readonly job: JobId; readonly looked: number; readonly reuseKey: string | null; readonly reuse: { readonly output: unknown; readonly peakBytes: number } | null }
+  | {
+      readonly type: "prepared";
+      readonly job: JobId;
+      readonly looked: number;
+      readonly reuseKey: string | null;
+      readonly reuse: { readonly output: unknown; readonly peakBytes: number } | null;
+    }
   | { readonly type: "progress"; readonly lease: Lease; readonly progress: Progress }
-  | { readonly type: "log"; readonly lease: Lease; readonly level: "info" | "warn" | "error"; readonly event: string; readonly fields: Readonly<Record<string, unknown>> }
+  | {
+      readonly type: "log";
+      readonly lease: Lease;
+      readonly level: "info" | "warn" | "error";
+      readonly event: string;
+      readonly fields: Readonly<Record<string, unknown>>;
+    }
   | { readonly type: "finished"; readonly lease: Lease; readonly outcome: Outcome; readonly peakBytes: number }
   /** The process is gone. `death`: of its own, so that it counts towards crash_loop. */
   | { readonly type: "lost"; readonly lease: Lease; readonly death: boolean; readonly reason: string }
@@ -96,3 +117,15 @@ export type Decision =
   | { readonly do: "answer"; readonly lease: Lease; readonly call: string; readonly child: JobId }
   | { readonly do: "settled"; readonly row: JobRow }
   | { readonly do: "stale"; readonly lease: Lease; readonly what: string };
+
+export const newState = (options: { sizeOf: (lane: Lane) => number; queueLimit: number }): SchedulerState => ({
+  jobs: new Map(),
+  recent: new Map(),
+  sizeOf: options.sizeOf,
+  queueLimit: options.queueLimit,
+  draining: false,
+});
+
+/** Counts against its lane: running, and neither waiting for a child nor for room to go on after one. */
+export const isActive = (live: Live): boolean =>
+  live.row.state === "running" && live.waiting.length === 0 && live.answer === null;

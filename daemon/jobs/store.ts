@@ -99,6 +99,32 @@ export interface JobStore extends AsyncDisposable {
   rememberFileDigest(path: string, stamp: string, digest: string): Promise<void>;
 }
 
+type Accepted = Pick<
+  JobRow,
+  "id" | "age" | "operation" | "priority" | "parent" | "idempotencyKey" | "bodyHash" | "body" | "childKey"
+>;
+
+/** A job at the moment of its acceptance. */
+export const newRow = (accepted: Accepted): JobRow => ({
+  ...accepted,
+  createdAt: new Date().toISOString(),
+  state: "queued",
+  attempt: 1,
+  deaths: 0,
+  high: {},
+  cancelRequested: false,
+  startedAt: null,
+  finishedAt: null,
+  reuseKey: null,
+  workKey: accepted.childKey ?? accepted.id,
+  reused: false,
+  output: null,
+  error: null,
+  progress: null,
+  peakBytes: 0,
+  seconds: 0,
+});
+
 export const toView = (row: JobRow): JobView => ({
   id: row.id,
   operation: row.operation,

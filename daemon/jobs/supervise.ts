@@ -3,12 +3,14 @@
  * Processes start when first needed, come back with growing delays after a death, and are given up after repeated
  * failed starts, so that a job gets an answer instead of waiting for ever.
  */
-import { join } from "node:path";
+
 import { rmSync } from "node:fs";
+import { join } from "node:path";
 import { toWaverError, WaverError } from "../../plugins/errors.ts";
 import type { DaemonLog } from "../log.ts";
 import type { RunnerArguments } from "../runner/protocol.ts";
 import type { Status } from "../wire.ts";
+import { backoffMs } from "./failures.ts";
 import { writePidFile } from "./pidfile.ts";
 import { type Exit, type ProcessListener, type ProcessProgram, RunnerProcess } from "./process.ts";
 import type { Lane } from "./state.ts";
@@ -36,7 +38,6 @@ export const pluginLane = (plugin: string): Lane => `plugin:${plugin}`;
 /** Starts in a row that never became ready, after which a lane gives up for a while. */
 const MAX_FAILED_STARTS = 3;
 const GIVE_UP_MS = 30_000;
-const LONGEST_DELAY_MS = 60_000;
 /** A process that lived this long was healthy: its death starts a new count. */
 const HEALTHY_MS = 60_000;
 /** Crashes of a plugin's own process within the window that put it in quarantine (reliability.md P1). */
@@ -173,7 +174,12 @@ export class Fleet {
     const args: RunnerArguments = { role, device: role === "device" ? device : "cpu", plugin, without: [] };
     if (crew.lastStart > 0 && crew.failures > 0) crew.restarts += 1;
     crew.lastStart = performance.now();
-    const made = new RunnerProcess(program, args, { message: listener.message, gone: (from, exit) => this.#gone(lane, crew, from, exit) }, log);
+    const made = new RunnerProcess(
+      program,
+      args,
+      { message: listener.message, gone: (from, exit) => this.#gone(lane, crew, from, exit) },
+      log,
+    );
     crew.processes.add(made);
     writePidFile(join(pidFolder, `${made.pid}.json`), made.pid);
     log("info", "process_started", { pid: made.pid, lane });
@@ -184,15 +190,19 @@ export class Fleet {
     const { log, pidFolder, listener } = this.#options;
     crew.processes.delete(from);
     rmSync(join(pidFolder, `${from.pid}.json`), { force: true });
-    log(exit.expected ? "info" : "error", "process_ended", { pid: from.pid, lane, reason: exit.reason, jobs: [...from.jobs.keys()] });
+    log(exit.expected ? "info" : "error", "process_ended", {
+      pid: from.pid,
+      lane,
+      reason: exit.reason,
+      jobs: [...from.jobs.keys()],
+    });
     if (exit.wasReady) crew.failedStarts = 0;
     if (!exit.expected) {
       const now = performance.now();
       crew.failures = now - crew.lastStart > HEALTHY_MS ? 1 : crew.failures + 1;
       if (!exit.wasReady) crew.failedStarts += 1;
-      const delay = Math.min(LONGEST_DELAY_MS, 1_000 * 2 ** (crew.failures - 1));
       // A pool goes on with its other processes; only a lane with none left has to wait.
-      crew.notBefore = now + delay * (1 + 0.25 * Math.random());
+      crew.notBefore = now + backoffMs(crew.failures, Math.random());
       if (from.args.plugin !== null) this.#countCrash(crew, from.args.plugin, exit.reason, now);
     }
     listener.gone(from, exit);
@@ -201,13 +211,22 @@ export class Fleet {
   #countCrash(crew: Crew, plugin: string, reason: string, now: number): void {
     crew.crashes = [...crew.crashes.filter((at) => now - at < PLUGIN_WINDOW_MS), now];
     if (crew.crashes.length >= PLUGIN_CRASHES)
-      this.#options.quarantine(plugin, `its process ended ${crew.crashes.length} times within 10 minutes, last by ${reason}`);
+      this.#options.quarantine(
+        plugin,
+        `its process ended ${crew.crashes.length} times within 10 minutes, last by ${reason}`,
+      );
   }
 
   #letIdleGo(): void {
     const now = performance.now();
     for (const each of this.processes())
-      if (each.args.role === "worker" && load(each) === 0 && !each.busy && now - each.idleSince > this.#options.keepAliveMs) each.stop();
+      if (
+        each.args.role === "worker" &&
+        load(each) === 0 &&
+        !each.busy &&
+        now - each.idleSince > this.#options.keepAliveMs
+      )
+        each.stop();
   }
 
   #crew(lane: Lane): Crew {
@@ -235,9 +254,13 @@ function runnerState(crew: Crew, runner: RunnerProcess | undefined): Status["run
 function pause(ms: number, signal: AbortSignal): Promise<void> {
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   const timer = setTimeout(resolve, ms);
-  signal.addEventListener("abort", () => {
-    clearTimeout(timer);
-    reject(signal.reason);
-  }, { once: true });
+  signal.addEventListener(
+    "abort",
+    () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    },
+    { once: true },
+  );
   return promise;
 }

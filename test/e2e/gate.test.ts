@@ -18,10 +18,17 @@ beforeAll(async () => {
 afterAll(() => host[Symbol.asyncDispose]());
 
 const socket = (): string => join(host.home, "run", "daemon.sock");
-const onSocket = (path: string, init: RequestInit = {}): Promise<Response> => fetch(`http://localhost${path}`, { ...init, unix: socket() } as BunFetchRequestInit);
+const onSocket = (path: string, init: RequestInit = {}): Promise<Response> =>
+  fetch(`http://localhost${path}`, { ...init, unix: socket() } as BunFetchRequestInit);
 const onTcp = (path: string, init: RequestInit = {}): Promise<Response> =>
-  fetch(url + path, { ...init, headers: { Authorization: `Bearer ${token}`, ...(init.headers as Record<string, string>) } });
-const body = async (response: Response): Promise<{ code: string; message: string; data?: { issues: { path: unknown[]; message: string }[] } }> => (await response.json()) as never;
+  fetch(url + path, {
+    ...init,
+    headers: { Authorization: `Bearer ${token}`, ...(init.headers as Record<string, string>) },
+  });
+const body = async (
+  response: Response,
+): Promise<{ code: string; message: string; data?: { issues: { path: unknown[]; message: string }[] } }> =>
+  (await response.json()) as never;
 
 /** A request as raw bytes: what fetch would not send. */
 const raw = (lines: readonly string[]): Promise<string> =>
@@ -40,7 +47,20 @@ const raw = (lines: readonly string[]): Promise<string> =>
 const statusOf = (answer: string): number => Number(/^HTTP\/1\.[01] (\d+)/.exec(answer)?.[1] ?? 0);
 
 describe("the host of a request", () => {
-  const hosts = ["evil.example", "a", "ab", "abc", "a.b", "LOCALHOST.evil", "0.0.0.0", "x.local", "127.0.0.1.", "localhost.", "localhost, evil.example", "[::1]"];
+  const hosts = [
+    "evil.example",
+    "a",
+    "ab",
+    "abc",
+    "a.b",
+    "LOCALHOST.evil",
+    "0.0.0.0",
+    "x.local",
+    "127.0.0.1.",
+    "localhost.",
+    "localhost, evil.example",
+    "[::1]",
+  ];
   for (const name of hosts)
     test(`${name} is refused before any route`, async () => {
       for (const path of ["/v1/status", "/zzzz/v1/status", "/openapi.json", "/"]) {
@@ -51,9 +71,15 @@ describe("the host of a request", () => {
 
   test("is asked for twice or not at all in vain", async () => {
     const { host: real } = new URL(url);
-    expect([400, 403]).toContain(statusOf(await raw(["GET /v1/status HTTP/1.1", `Host: ${real}`, "Host: evil.example", `Authorization: Bearer ${token}`])));
+    expect([400, 403]).toContain(
+      statusOf(
+        await raw(["GET /v1/status HTTP/1.1", `Host: ${real}`, "Host: evil.example", `Authorization: Bearer ${token}`]),
+      ),
+    );
     expect([0, 400, 403]).toContain(statusOf(await raw(["GET /v1/status HTTP/1.1", `Authorization: Bearer ${token}`])));
-    expect(statusOf(await raw(["GET /v1/status HTTP/1.1", `Host: ${real}`, `Authorization: Bearer ${token}`]))).toBe(200);
+    expect(statusOf(await raw(["GET /v1/status HTTP/1.1", `Host: ${real}`, `Authorization: Bearer ${token}`]))).toBe(
+      200,
+    );
   });
 
   test("is checked on the socket too", async () => {
@@ -66,8 +92,18 @@ describe("a page of another site", () => {
   test("can neither read nor do anything", async () => {
     for (const origin of ["https://evil.example", "null", "http://127.0.0.1:1", "http://localhost"])
       for (const method of ["GET", "POST", "DELETE"])
-        expect((await onTcp("/v1/jobs", { method, headers: { Origin: origin, "Content-Type": "application/json" } })).status).toBe(403);
-    for (const site of ["cross-site", "same-site"]) expect((await onTcp("/v1/shutdown", { method: "POST", headers: { "Sec-Fetch-Site": site, "Content-Type": "application/json" } })).status).toBe(403);
+        expect(
+          (await onTcp("/v1/jobs", { method, headers: { Origin: origin, "Content-Type": "application/json" } })).status,
+        ).toBe(403);
+    for (const site of ["cross-site", "same-site"])
+      expect(
+        (
+          await onTcp("/v1/shutdown", {
+            method: "POST",
+            headers: { "Sec-Fetch-Site": site, "Content-Type": "application/json" },
+          })
+        ).status,
+      ).toBe(403);
   });
 
   test("of our own can", async () => {
@@ -77,7 +113,15 @@ describe("a page of another site", () => {
 
 describe("the token", () => {
   test("is needed on TCP, on every route", async () => {
-    const wrong = [undefined, "", "Bearer ", "Bearer wrong", `Bearer ${token.slice(1)}`, `bearer${token}`, `Basic ${token}`];
+    const wrong = [
+      undefined,
+      "",
+      "Bearer ",
+      "Bearer wrong",
+      `Bearer ${token.slice(1)}`,
+      `bearer${token}`,
+      `Basic ${token}`,
+    ];
     for (const path of ["/", "/v1/status", "/v1/jobs", "/openapi.json", "/nothing"])
       for (const each of wrong) {
         const response = await fetch(url + path, { headers: each === undefined ? {} : { Authorization: each } });
@@ -99,7 +143,11 @@ describe("the token", () => {
     await Bun.write(join(home, "token"), "x".repeat(64));
     chmodSync(join(home, "token"), 0o644);
     const start = async (address: string): Promise<unknown> =>
-      startDaemon({ config: await standinConfig(home, { tcp: { host: address, port: 0 } }), load: async () => standinRegistry(), program: standinProgram() });
+      startDaemon({
+        config: await standinConfig(home, { tcp: { host: address, port: 0 } }),
+        load: async () => standinRegistry(),
+        program: standinProgram(),
+      });
     await expect(start("127.0.0.1")).rejects.toMatchObject({ code: "forbidden" });
     await expect(start("0.0.0.0")).rejects.toMatchObject({ code: "forbidden" });
     rmSync(home, { recursive: true, force: true });
@@ -113,16 +161,34 @@ describe("the token", () => {
 });
 
 describe("a body", () => {
-  const post = (text: string, type = "application/json"): Promise<Response> => onSocket("/v1/echo", { method: "POST", body: text, headers: { "Content-Type": type } });
+  const post = (text: string, type = "application/json"): Promise<Response> =>
+    onSocket("/v1/echo", { method: "POST", body: text, headers: { "Content-Type": type } });
 
   test("is JSON and says so", async () => {
-    for (const type of ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/json; charset=latin1", "application/jsonx"])
+    for (const type of [
+      "text/plain",
+      "application/x-www-form-urlencoded",
+      "multipart/form-data; boundary=x",
+      "application/json; charset=latin1",
+      "application/jsonx",
+    ])
       expect((await post('{"text":"a"}', type)).status).toBe(415);
     expect((await post('{"text":"a"}', "application/json; charset=UTF-8")).status).toBe(202);
   });
 
   test("that is broken, deep, poisoned or large is refused with one sentence", async () => {
-    for (const text of ["{", "[1", '{"text":"a"} x', '"\uD800', `${"[".repeat(10_000)}1${"]".repeat(10_000)}`, '{"__proto__":{"a":1}}', '{"text":"a","x":{"constructor":1}}', "[1]", "null", "1e999"]) {
+    for (const text of [
+      "{",
+      "[1",
+      '{"text":"a"} x',
+      '"\uD800',
+      `${"[".repeat(10_000)}1${"]".repeat(10_000)}`,
+      '{"__proto__":{"a":1}}',
+      '{"text":"a","x":{"constructor":1}}',
+      "[1]",
+      "null",
+      "1e999",
+    ]) {
       const response = await post(text);
       expect(response.status).toBe(422);
       expect((await body(response)).code).toMatch(/invalid_input|unknown_option/);
@@ -152,13 +218,31 @@ describe("methods and addresses", () => {
 
   test("unknown things are not found", async () => {
     expect((await body(await onSocket("/nothing"))).code).toBe("not_found");
-    expect((await body(await onSocket("/v1/nothing", { method: "POST", body: "{}", headers: { "Content-Type": "application/json" } }))).code).toBe("unknown_operation");
+    expect(
+      (
+        await body(
+          await onSocket("/v1/nothing", {
+            method: "POST",
+            body: "{}",
+            headers: { "Content-Type": "application/json" },
+          }),
+        )
+      ).code,
+    ).toBe("unknown_operation");
     expect((await body(await onSocket("/v1/jobs/job_0000000000000000"))).code).toBe("not_found");
     expect((await onSocket(`/v1/artifacts/sha256:${"0".repeat(64)}`)).status).toBe(404);
   });
 
   test("no answer names a folder of ours or a line of code", async () => {
-    for (const path of ["/nothing", "/v1/jobs/x", "/v1/artifacts/x", "/v1/doctor", "/openapi.json", "/v1/operations", "/"]) {
+    for (const path of [
+      "/nothing",
+      "/v1/jobs/x",
+      "/v1/artifacts/x",
+      "/v1/doctor",
+      "/openapi.json",
+      "/v1/operations",
+      "/",
+    ]) {
       const text = await (await onSocket(path)).text();
       expect(text).not.toContain(import.meta.dir.replace(/test.e2e$/, ""));
       expect(text).not.toMatch(/ {4}at |0x[0-9a-f]{6}/);
@@ -166,10 +250,15 @@ describe("methods and addresses", () => {
   }, 60_000);
 
   test("the OpenAPI document has every operation and every fixed route", async () => {
-    const document = (await (await onSocket("/openapi.json")).json()) as { openapi: string; paths: Record<string, Record<string, unknown>> };
+    const document = (await (await onSocket("/openapi.json")).json()) as {
+      openapi: string;
+      paths: Record<string, Record<string, unknown>>;
+    };
     expect(document.openapi).toBe("3.1.0");
-    for (const name of standinRegistry().operations.keys()) expect(document.paths[`/v1/${name}`]?.["post"]).toBeDefined();
-    for (const path of ["/v1/jobs", "/v1/jobs/{id}/events", "/v1/artifacts/{digest}/content"]) expect(document.paths[path]?.["get"]).toBeDefined();
+    for (const name of standinRegistry().operations.keys())
+      expect(document.paths[`/v1/${name}`]?.["post"]).toBeDefined();
+    for (const path of ["/v1/jobs", "/v1/jobs/{id}/events", "/v1/artifacts/{digest}/content"])
+      expect(document.paths[path]?.["get"]).toBeDefined();
   });
 
   test("the list of operations is not sent twice", async () => {

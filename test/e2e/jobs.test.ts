@@ -20,7 +20,10 @@ const caught = async (work: Promise<unknown>): Promise<WaverError> => {
   }
   throw new Error("it did not fail");
 };
-const finished = async (operation: string, body: unknown): Promise<{ output: Record<string, unknown>; job: Awaited<ReturnType<TestDaemon["client"]["job"]>> }> => {
+const finished = async (
+  operation: string,
+  body: unknown,
+): Promise<{ output: Record<string, unknown>; job: Awaited<ReturnType<TestDaemon["client"]["job"]>> }> => {
   const { id } = await host.client.submit(operation, body);
   const job = await host.client.wait(id);
   return { output: job.output as Record<string, unknown>, job };
@@ -33,7 +36,11 @@ describe("a job", () => {
     const events: JobEvent[] = [];
     for await (const event of host.client.events(id)) events.push(event);
     expect(events.map(({ seq }) => seq)).toEqual(events.map((_, i) => i + 1));
-    expect(events.flatMap((event) => (event.type === "state" ? [event.state] : []))).toEqual(["queued", "running", "done"]);
+    expect(events.flatMap((event) => (event.type === "state" ? [event.state] : []))).toEqual([
+      "queued",
+      "running",
+      "done",
+    ]);
     expect(events.some((event) => event.type === "progress" && event.progress.done === 2)).toBe(true);
   });
 
@@ -46,7 +53,11 @@ describe("a job", () => {
   test("that fails says why, with code and hint", async () => {
     const { id } = await host.client.submit("fail", {});
     const error = await caught(host.client.wait(id));
-    expect([error.code, error.message, error.hint]).toEqual(["media_unreadable", "the file is no video", "give it a video"]);
+    expect([error.code, error.message, error.hint]).toEqual([
+      "media_unreadable",
+      "the file is no video",
+      "give it a video",
+    ]);
   });
 
   test("its log lines can be read on", async () => {
@@ -74,7 +85,9 @@ describe("an event stream", () => {
     const rest: JobEvent[] = [];
     for await (const event of host.client.events(job.id, { after: 2 })) rest.push(event);
     expect(rest).toEqual(all.slice(2));
-    const response = await host.client.request("GET", `/v1/jobs/${job.id}/events`, { headers: { "Last-Event-ID": "1" } });
+    const response = await host.client.request("GET", `/v1/jobs/${job.id}/events`, {
+      headers: { "Last-Event-ID": "1" },
+    });
     const text = await response.text();
     expect(text).toContain("id: 2\n");
     expect(text).not.toContain("id: 1\n");
@@ -94,7 +107,9 @@ describe("cancel", () => {
   });
 
   test("of a parent ends its children", async () => {
-    const parent = await host.client.submit("parent", { children: [{ operation: "steps", input: { steps: 1000, ms: 20 } }] });
+    const parent = await host.client.submit("parent", {
+      children: [{ operation: "steps", input: { steps: 1000, ms: 20 } }],
+    });
     const child = await eventually(async () => (await host.client.jobs({ parent: parent.id }))[0]);
     await eventually(async () => (await host.client.job(child.id)).state === "running");
     await host.client.cancel(parent.id);
@@ -177,13 +192,20 @@ describe("children", () => {
   test("more worker parents than the pool holds, with worker children, do not block each other", async () => {
     const child = (nonce: string) => ({ operation: "workerSteps", input: { steps: 1, ms: 5, nonce } });
     const jobs = await Promise.all(
-      Array.from({ length: 6 }, (_, i) => finished("parent", { children: [child(`${i}a`), { operation: "parent", input: { children: [child(`${i}b`)] } }] })),
+      Array.from({ length: 6 }, (_, i) =>
+        finished("parent", {
+          children: [child(`${i}a`), { operation: "parent", input: { children: [child(`${i}b`)] } }],
+        }),
+      ),
     );
     for (const { output } of jobs) expect((output["results"] as unknown[]).length).toBe(2);
   });
 
   test("a parent that died gets the same children again", async () => {
-    const { output, job } = await finished("parent", { children: [{ operation: "steps", input: { steps: 2, nonce: "again" } }], dieAfter: true });
+    const { output, job } = await finished("parent", {
+      children: [{ operation: "steps", input: { steps: 2, nonce: "again" } }],
+      dieAfter: true,
+    });
     expect(job.attempt).toBe(2);
     expect((await host.client.jobs({ parent: job.id })).length).toBe(1);
     expect(output["results"]).toMatchObject([{ output: { resumedFrom: 0 } }]);
@@ -235,6 +257,11 @@ test("the queue has an end", async () => {
     }),
   );
   expect(outcomes.filter((each) => each === "queue_full").length).toBe(20 - 6);
-  const full = await fetch("http://localhost/v1/steps", { method: "POST", unix: join(small.home, "run", "daemon.sock"), headers: { "Content-Type": "application/json" }, body: "{}" });
+  const full = await fetch("http://localhost/v1/steps", {
+    method: "POST",
+    unix: join(small.home, "run", "daemon.sock"),
+    headers: { "Content-Type": "application/json" },
+    body: "{}",
+  });
   expect([full.status, full.headers.get("retry-after")]).toEqual([429, "5"]);
 });

@@ -38,7 +38,11 @@ test(
         for (let n = 0; performance.now() < until + 50; n += 1) {
           const key = `${cycle}-${n}`;
           try {
-            const job = await client.submit("workerSteps", { steps: 2, ms: 2, trace, nonce: key }, { idempotencyKey: key });
+            const job = await client.submit(
+              "workerSteps",
+              { steps: 2, ms: 2, trace, nonce: key },
+              { idempotencyKey: key },
+            );
             acknowledged.set(key, job.id);
           } catch (error) {
             // The daemon was killed before it answered: this one was never acknowledged.
@@ -55,7 +59,9 @@ test(
     const daemon = await spawnDaemon(where);
     // A repeated request with a known key finds its job again.
     for (const [key, id] of [...acknowledged].slice(0, 20))
-      expect((await client.submit("workerSteps", { steps: 2, ms: 2, trace, nonce: key }, { idempotencyKey: key })).id).toBe(id as never);
+      expect(
+        (await client.submit("workerSteps", { steps: 2, ms: 2, trace, nonce: key }, { idempotencyKey: key })).id,
+      ).toBe(id as never);
     await eventually(async () => {
       const { jobs } = await client.status();
       return jobs.queued === 0 && jobs.running === 0;
@@ -66,11 +72,23 @@ test(
 
     using journal = new Database(join(where, "journal.sqlite"), { readonly: true });
     expect(journal.query<{ integrity_check: string }, []>("PRAGMA integrity_check").get()?.integrity_check).toBe("ok");
-    const events = journal.query<{ body: string }, []>("SELECT body FROM events ORDER BY job, seq").all().map((row) => JSON.parse(row.body) as { job: string; seq: number; type: string; state: "done" });
+    const events = journal
+      .query<{ body: string }, []>("SELECT body FROM events ORDER BY job, seq")
+      .all()
+      .map((row) => JSON.parse(row.body) as { job: string; seq: number; type: string; state: "done" });
     const ends = new Map<string, number>();
-    for (const event of events) if (event.type === "state" && isTerminal(event.state)) ends.set(event.job, (ends.get(event.job) ?? 0) + 1);
+    for (const event of events)
+      if (event.type === "state" && isTerminal(event.state)) ends.set(event.job, (ends.get(event.job) ?? 0) + 1);
     for (const id of acknowledged.values()) expect(ends.get(id)).toBe(1);
-    console.log(JSON.stringify({ id: "F1", cycles: CYCLES, acknowledged: acknowledged.size, lost: 0, slowestStartMs: Math.round(slowest) }));
+    console.log(
+      JSON.stringify({
+        id: "F1",
+        cycles: CYCLES,
+        acknowledged: acknowledged.size,
+        lost: 0,
+        slowestStartMs: Math.round(slowest),
+      }),
+    );
     expect(acknowledged.size).toBeGreaterThan(0);
     expect(slowest).toBeLessThan(5_000);
   },
@@ -126,7 +144,8 @@ test("one home has one daemon, also when several start at once", async () => {
   const outcomes = await Promise.allSettled([spawnDaemon(where), spawnDaemon(where), spawnDaemon(where)]);
   const running = outcomes.flatMap((each) => (each.status === "fulfilled" ? [each.value] : []));
   expect(running.length).toBe(1);
-  for (const each of outcomes) if (each.status === "rejected") expect((each.reason as { code: string }).code).toBe("conflict");
+  for (const each of outcomes)
+    if (each.status === "rejected") expect((each.reason as { code: string }).code).toBe("conflict");
   // A lock of a process that is gone is taken over.
   running[0]?.kill("SIGKILL");
   await running[0]?.exited;
@@ -147,7 +166,12 @@ test("two clients that need a daemon at once end with one", async () => {
 test("a daemon that cannot start says why to the client that started it", async () => {
   const where = home();
   mkdirSync(join(where, "journal.sqlite"));
-  const error = await createClient({ home: where }).ensureDaemon().then(() => null, (reason: unknown) => reason);
+  const error = await createClient({ home: where })
+    .ensureDaemon()
+    .then(
+      () => null,
+      (reason: unknown) => reason,
+    );
   expect(error).toMatchObject({ code: "daemon_unreachable" });
 }, 60_000);
 
@@ -178,5 +202,6 @@ test("the log is rotated by size and holds one JSON object a line", async () => 
   const log = openLog(join(where, "daemon.log"));
   for (let i = 0; i < 1_200; i += 1) log("info", "line", { text: "x".repeat(8_000) });
   expect(existsSync(join(where, "daemon.log.1"))).toBe(true);
-  for (const line of readFileSync(join(where, "daemon.log"), "utf8").trim().split("\n")) expect(JSON.parse(line)).toMatchObject({ event: "line" });
+  for (const line of readFileSync(join(where, "daemon.log"), "utf8").trim().split("\n"))
+    expect(JSON.parse(line)).toMatchObject({ event: "line" });
 });

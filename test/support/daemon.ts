@@ -15,7 +15,9 @@ export interface TestDaemon extends AsyncDisposable {
 
 export const temporaryHome = (): string => mkdtempSync(join(tmpdir(), "waver-test-"));
 
-export async function testDaemon(options: { home?: string; set?: ConfigFile; silenceMs?: number; queueLimit?: number; graceMs?: number } = {}): Promise<TestDaemon> {
+export async function testDaemon(
+  options: { home?: string; set?: ConfigFile; silenceMs?: number; queueLimit?: number; graceMs?: number } = {},
+): Promise<TestDaemon> {
   const home = options.home ?? temporaryHome();
   const daemon = await startDaemon({
     config: await standinConfig(home, options.set),
@@ -43,7 +45,11 @@ export interface DaemonProcess {
 
 /** Starts a daemon of its own process and waits until it is ready; throws what it says when it is not. */
 export async function spawnDaemon(home: string): Promise<DaemonProcess> {
-  const child = Bun.spawn([process.execPath, join(import.meta.dir, "standin-registry.ts"), "--home", home], { stdin: "ignore", stdout: "pipe", stderr: "inherit" });
+  const child = Bun.spawn([process.execPath, join(import.meta.dir, "standin-registry.ts"), "--home", home], {
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "inherit",
+  });
   const decoder = new TextDecoder();
   let text = "";
   for await (const chunk of child.stdout) {

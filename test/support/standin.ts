@@ -3,7 +3,7 @@
  * does is in `operations`; the daemon's side of them is in `standin-registry.ts`.
  */
 import { existsSync, writeSync } from "node:fs";
-import { appendFile, readFile, readdir, writeFile } from "node:fs/promises";
+import { appendFile, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type FromRunner, type Lease, parseRunnerArguments, ToRunner } from "../../daemon/runner/protocol.ts";
 import { toWaverError, WaverError } from "../../plugins/errors.ts";
@@ -54,7 +54,10 @@ const operations: Record<string, (input: Input, job: Job) => Promise<unknown>> =
     await writeFile(mark, "");
     process.exit(9);
   },
-  stop: async () => (process.kill(process.pid, "SIGSTOP"), await Bun.sleep(600_000)),
+  stop: async () => {
+    process.kill(process.pid, "SIGSTOP");
+    await Bun.sleep(600_000);
+  },
   /** Takes no notice of a cancel. */
   stubborn: () => Bun.sleep(600_000),
   fail: async () => {
@@ -68,13 +71,23 @@ const operations: Record<string, (input: Input, job: Job) => Promise<unknown>> =
   parent: async (input, { lease }) => {
     const children = input["children"] as { operation: string; input: Input }[];
     const results = await Promise.all(
-      children.map((child) => ask((call) => ({ type: "submit", lease, call, operation: child.operation, input: child.input }))),
+      children.map((child) =>
+        ask((call) => ({ type: "submit", lease, call, operation: child.operation, input: child.input })),
+      ),
     );
     if (input["dieAfter"] === true && lease.attempt === 1) process.exit(9);
     return { results };
   },
   useRemote: async (input, { lease }) => ({
-    output: await ask((call) => ({ type: "use", lease, call, hook: String(input["hook"]), id: String(input["id"]), options: {}, input: input["value"] })),
+    output: await ask((call) => ({
+      type: "use",
+      lease,
+      call,
+      hook: String(input["hook"]),
+      id: String(input["id"]),
+      options: {},
+      input: input["value"],
+    })),
   }),
   /** Says that it is done a second time, under a token of its own making. */
   liar: async (_, { lease }) => {
@@ -96,7 +109,8 @@ async function run({ lease, operation, input, workDir }: Extract<ToRunner, { typ
     const work = operations[operation];
     if (work === undefined) throw new WaverError("unknown_operation", `no ${operation} here`);
     const gone = new Promise<never>((_, reject) => {
-      if (operation !== "stubborn") abort.signal.addEventListener("abort", () => reject(abort.signal.reason), { once: true });
+      if (operation !== "stubborn")
+        abort.signal.addEventListener("abort", () => reject(abort.signal.reason), { once: true });
     });
     const output = await Promise.race([work(input, { lease, workDir, signal: abort.signal }), gone]);
     send({ type: "done", lease, output, peakBytes: 1_000 });
