@@ -58,8 +58,9 @@ function plainRenderer(out: Output, style: Style, verbose: boolean): Renderer {
           const { progress } = change.stage;
           const key = `${job.id} ${progress.stage}`;
           const text = plainLine(job, change.stage);
-          const due = last === undefined || !last.text.startsWith(key) || performance.now() - last.at >= PLAIN_MS || progress.done >= progress.total;
-          if (!due || last?.text === `${key} ${text}`) continue;
+          // The last word of a stage is the line that closes it.
+          const open = progress.total <= 0 || progress.done < progress.total;
+          if (!open || (last?.text.startsWith(key) === true && performance.now() - last.at < PLAIN_MS)) continue;
           said.set(job.id, { at: performance.now(), text: `${key} ${text}` });
           say(text);
         } else for (const text of permanent(change, style, verbose)) say(text);
@@ -106,25 +107,25 @@ function liveRenderer(out: Output, style: Style, verbose: boolean): Renderer {
   };
 }
 
-const NAME = 30;
+const NAME = 26;
 
 /** `sign name  count  time` of what is over; nothing for what goes on. */
 function permanent(change: Change, style: Style, verbose: boolean): string[] {
   const { signs, green, yellow, red, dim } = style;
-  const row = (sign: string, name: string, ...rest: string[]): string => [`${sign} ${padEnd(short(name, NAME), NAME)}`, ...rest].join("  ").trimEnd();
+  const row = (sign: string, name: string, ...rest: string[]): string => [`${sign} ${padEnd(short(name, NAME), NAME)}`, ...rest.filter((text) => text !== "")].join("  ").trimEnd();
   switch (change.kind) {
     case "progress":
       return [];
     case "stage-done": {
       const { progress, since, until } = change.stage;
       const sign = change.complete ? green(signs.done) : red(signs.failed);
-      return [row(sign, nameOf(change.job, progress.stage), padStart(countText(progress.done, progress.total), 13), dim(padStart(clock((until - since) / 1000), 8)), dim(detailText(progress.detail)))];
+      return [row(sign, nameOf(change.job, progress.stage), padStart(countText(progress.done, progress.total), 13), dim(padStart(clock((until - since) / 1000), 8)), detailText(progress.detail) === "" ? "" : dim(detailText(progress.detail)))];
     }
     case "job-done": {
       if (change.job.depth === 0) return [];
       const { operation } = change.job;
       if (change.state === "done" && change.reused) return [row(green(signs.reused), operation, padStart("reused", 13))];
-      if (change.state === "done") return [row(green(signs.done), operation, padStart("done", 13), dim(padStart(clock(change.seconds), 8)))];
+      if (change.state === "done") return [row(green(signs.done), operation, padStart("in all", 13), dim(padStart(clock(change.seconds), 8)))];
       return [row(red(signs.failed), operation, padStart(change.state, 13), plain(change.message ?? ""))];
     }
     case "retry":
@@ -155,19 +156,22 @@ function liveLine({ job, state, since, stage }: Running, now: number, columns: n
     clock((now - stage.since) / 1000),
     detailText(progress.detail),
   ];
-  let room = columns - 2 - NAME - 2 - widthOf(count);
+  // The bar's width depends on nothing that changes from one drawing to the next.
+  const width = Math.min(MAX_BAR, columns - NAME - widthOf(count) - EXTRAS - 6);
+  const bar = total > 0 && width >= MIN_BAR ? `${barOf(done / total, width, style)}  ` : "";
+  let room = columns - 2 - NAME - 2 - widthOf(count) - (bar === "" ? 0 : width + 2);
   const shown: string[] = [];
   for (const extra of extras) {
-    if (extra === "" || widthOf(extra) + 2 > room - (shown.length < 2 ? 0 : MIN_BAR + 2)) continue;
+    if (extra === "" || widthOf(extra) + 2 > room) continue;
     shown.push(extra);
     room -= widthOf(extra) + 2;
   }
-  const width = Math.min(MAX_BAR, room - 2);
-  const bar = total > 0 && width >= MIN_BAR ? `${barOf(done / total, width, style)}  ` : "";
   const [first, ...others] = shown;
-  return short(`${cyan(signs.now)} ${name}  ${bar}${count}${first === undefined ? "" : `  ${first}`}${others.length > 0 ? dim(`  ${others.join("  ")}`) : ""}`, columns);
+  return `${cyan(signs.now)} ${name}  ${bar}${count}${first === undefined ? "" : `  ${first}`}${others.length > 0 ? dim(`  ${others.join("  ")}`) : ""}`;
 }
 
+/** Columns kept for time left, rate and elapsed time. */
+const EXTRAS = 28;
 const MIN_BAR = 8;
 const MAX_BAR = 28;
 

@@ -141,7 +141,7 @@ export function listOf(text: string, list: Meaning, name: string, root: Schema):
 
 function numberOf(text: string, { kind, schema }: Meaning, name: string): number {
   const value = Number(text);
-  if (text.trim() === "" || !Number.isFinite(value)) throw wrong(name, text, "a number");
+  if (text.trim() === "" || !Number.isFinite(value)) throw wrong(name, text, kind === "integer" ? "a whole number" : "a number");
   if (kind === "integer" && !Number.isSafeInteger(value)) throw wrong(name, text, "a whole number");
   const { minimum, maximum, exclusiveMinimum, exclusiveMaximum } = schema;
   if (minimum !== undefined && value < minimum) throw wrong(name, text, `at least ${minimum}`);

@@ -39,7 +39,8 @@ export class Stages {
     if (event.type === "progress") return this.#progress(known, event.progress, at);
     if (event.state === "queued" || event.state === "running") {
       const again = event.state === "running" && event.attempt > 1;
-      this.#jobs.set(job.id, { ...known, state: event.state });
+      // Loading before the first report belongs to the first stage.
+      this.#jobs.set(job.id, { ...known, state: event.state, since: known.stage === null ? at : known.since });
       return again ? [{ kind: "retry", job, attempt: event.attempt }] : [];
     }
     this.#jobs.delete(job.id);
@@ -52,7 +53,7 @@ export class Stages {
     const { job } = known;
     const before = known.stage;
     const same = before !== null && before.progress.stage === progress.stage;
-    const stage = { progress, since: same ? before.since : (before?.until ?? at), until: at };
+    const stage = { progress, since: same ? before.since : (before?.until ?? known.since), until: at };
     this.#jobs.set(job.id, { ...known, state: "running", stage });
     const closed = before === null || same ? [] : [this.#closed(known, before, true, at)];
     return [...closed, { kind: "progress", job, stage }];

@@ -52,7 +52,10 @@ export async function watch(client: Client, job: JobView, options: WatchOptions)
 }
 
 function failureOf({ id, state, error }: JobView): WaverError {
-  if (error !== undefined) return WaverError.fromBody(error as ErrorBody);
+  if (error !== undefined) {
+    const body = error as ErrorBody;
+    return WaverError.fromBody(body.hint !== undefined || body.code === "cancelled" ? body : { ...body, hint: `what it said: waver jobs logs ${id}` });
+  }
   return state === "cancelled" ? new WaverError("cancelled", "the job was cancelled", { data: { job: id } }) : new WaverError("job_lost", `the job ${id} is ${state}`);
 }
 
