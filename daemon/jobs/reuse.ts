@@ -87,9 +87,14 @@ export class Reuse {
     });
   }
 
-  /** Code and configuration of the plugins that the request names, by digest. */
+  /**
+   * What does the work: code and configuration of the plugins that the request names, by digest. Others may be found by
+   * trait when the job runs, so versions of the host and of all built-in plugins count too; a third party's plugin that
+   * is not named cannot change what an operation of ours does.
+   */
   #plugins(operation: RegisteredOperation, parsed: ParsedBody): Record<string, string> {
     const { registry, config } = this.#options;
+    const { loaded } = registry();
     const names = new Set(operation.plugin === null ? [] : [operation.plugin]);
     for (const [slot, { hook }] of Object.entries(operation.slots))
       for (const pick of [parsed.picks[slot]].flat())
@@ -97,11 +102,11 @@ export class Reuse {
           const provider = registry().provider(hook, String(pick.id));
           if (provider !== undefined) names.add(provider.plugin);
         }
-    const { loaded } = registry();
-    return Object.fromEntries(
-      [...names]
-        .sort()
-        .map((name) => [name, digestOf(loaded.get(name)?.digest ?? "", canonical(config.plugin[name] ?? {}))]),
-    );
+    const found: Record<string, string> = { "": registry().docs().version };
+    for (const { name, version, origin } of loaded.values()) if (origin === "builtin") found[name] = version;
+    const endpoint = canonical([config.endpoint?.url ?? null, config.endpoint?.model ?? null]);
+    for (const name of names)
+      found[name] = digestOf(loaded.get(name)?.digest ?? "", canonical(config.plugin[name] ?? {}), endpoint);
+    return found;
   }
 }

@@ -53,9 +53,7 @@ class Step {
     this.#clock = clock;
   }
 
-  decide(decision: Decision): void {
-    this.decisions.push(decision);
-  }
+  decide = (decision: Decision): number => this.decisions.push(decision);
 
   take(event: SchedulerEvent): void {
     switch (event.type) {
