@@ -307,6 +307,8 @@ export interface ObjectiveRequest {
   readonly denoiser?: Denoiser;
   readonly codec?: Codec;
   readonly text?: TextEncoder;
+  /** The second encoder of families that take two. */
+  readonly text2?: TextEncoder;
   /** Whether the text encoder is trained jointly (the nano model only; the papers freeze theirs). */
   readonly trainText: boolean;
   readonly matmul: DType;

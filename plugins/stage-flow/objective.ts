@@ -6,7 +6,7 @@
  *
  * Axes: B batch, C channels, T latent frames, h w latent rows and columns, F H W pixels.
  */
-import { type Generator, keep, mseLoss, rand, randn, scope, type Tensor, tensor, zeros } from "../../native/index.ts";
+import { type Generator, keep, mseLoss, noGrad, rand, randn, scope, type Tensor, tensor, zeros } from "../../native/index.ts";
 import { type Batch, type Codec, type Conditioning, type Denoiser, type Objective, type ObjectiveRequest, type ParameterGroup, type StepResult, type TextEncoder, WaverError } from "../index.ts";
 import type { FlowOptions } from "./options.ts";
 import { shiftTime, timestep } from "./timesteps.ts";
@@ -19,6 +19,7 @@ export class FlowObjective implements Objective {
   readonly phases = [{ optimizer: "adamw" }];
   readonly #denoiser: Denoiser;
   readonly #text: TextEncoder;
+  readonly #text2: TextEncoder | undefined;
   readonly #codec: Codec | undefined;
   readonly #options: FlowOptions;
   readonly #trainText: boolean;
@@ -26,10 +27,11 @@ export class FlowObjective implements Objective {
   readonly #nothingKnown = new Map<string, Known>();
 
   constructor(request: ObjectiveRequest, options: FlowOptions) {
-    const { denoiser, text, codec, trainText } = request;
+    const { denoiser, text, text2, codec, trainText } = request;
     if (denoiser === undefined || text === undefined) throw new WaverError("needs_unmet", "flow matching needs a network and a text encoder");
     this.#denoiser = denoiser;
     this.#text = text;
+    this.#text2 = text2;
     this.#codec = codec;
     this.#options = options;
     this.#trainText = trainText;
@@ -60,7 +62,7 @@ export class FlowObjective implements Objective {
     const prediction = this.#denoiser.forward({
       latents: x0.lerp(noise, t.reshape([-1, 1, 1, 1, 1])),
       t,
-      text: this.#encode(batch.captions.map((caption, i) => (dropped[i] ? "" : caption))),
+      ...this.#encode(batch.captions.map((caption, i) => (dropped[i] ? "" : caption))),
       ...(known === undefined ? {} : { known }),
     });
     const target = this.#denoiser.convention.predicts === "noise-data" ? noise.sub(x0) : x0.sub(noise);
@@ -74,10 +76,11 @@ export class FlowObjective implements Objective {
     return tensor(Float32Array.from(times));
   }
 
-  #encode(captions: string[]): Conditioning {
-    if (this.#trainText) return this.#text.encode(captions);
-    const { states, mask } = this.#text.encode(captions);
-    return { states: states.detach(), mask };
+  #encode(captions: string[]): { text: Conditioning; text2?: Conditioning } {
+    const padTo = this.#denoiser.textLength;
+    const encode = (encoder: TextEncoder): Conditioning => encoder.encode(captions, padTo === undefined ? {} : { padTo });
+    const frozen = (encoder: TextEncoder): Conditioning => noGrad(() => encode(encoder));
+    return { text: this.#trainText ? encode(this.#text) : frozen(this.#text), ...(this.#text2 === undefined ? {} : { text2: frozen(this.#text2) }) };
   }
 
   /** The condition of every sample: its first frame with the recipe's probability (20 % in Waver 4.3), else nothing. */
