@@ -265,3 +265,17 @@ test("the queue has an end", async () => {
   });
   expect([full.status, full.headers.get("retry-after")]).toEqual([429, "5"]);
 });
+
+test("processes that died leave no descriptors and no pid files", async () => {
+  const count = (): number => readdirSync("/proc/self/fd").length;
+  const cycle = async (): Promise<void> => {
+    const { id } = await host.client.submit("dieOnce", {});
+    await host.client.wait(id);
+  };
+  await cycle();
+  const before = count();
+  for (let i = 0; i < 3; i += 1) await cycle();
+  expect(count()).toBeLessThanOrEqual(before + 2);
+  const alive = new Set(readdirSync(join(host.home, "run", "processes")).map((name) => Number.parseInt(name, 10)));
+  for (const pid of alive) expect(existsSync(`/proc/${pid}`)).toBe(true);
+}, 60_000);
