@@ -42,7 +42,7 @@ export interface Addon {
     create: boolean,
     allowUnused: boolean,
   ): number[];
-  mapFile(path: string): number;
+  mapFile(fd: number): number;
   unmapFile(id: number): void;
   fromMapping(id: number, offset: number, size: number, dtype: string, shape: readonly number[]): number;
   syncFolder(path: string): void;

@@ -83,6 +83,10 @@ function kernelFlags(): string {
   return has("avx2", "fma") ? `${common} -mavx2 -mfma` : common;
 }
 
+function hasCuda(torch: string): boolean {
+  return existsSync(join(torch, "lib", "libtorch_cuda.so"));
+}
+
 function digestOf(torch: string, flags: string): string {
   const hash = createHash("sha256");
   for (const name of readdirSync(join(here, "src")).sort())
@@ -91,7 +95,8 @@ function digestOf(torch: string, flags: string): string {
     .update(readFileSync(join(here, "CMakeLists.txt")))
     .update(torch)
     .update(libtorchVersion(torch))
-    .update(flags);
+    .update(flags)
+    .update(String(hasCuda(torch)));
   return hash.digest("hex");
 }
 
@@ -113,7 +118,7 @@ export function buildNative({ force = false }: { force?: boolean } = {}): BuildR
   const record: BuildRecord = {
     libtorch: torch,
     version: libtorchVersion(torch),
-    cuda: existsSync(join(torch, "lib", "libtorch_cuda.so")),
+    cuda: hasCuda(torch),
     digest: digestOf(torch, flags),
   };
   const recordFile = join(out, "build.json");

@@ -97,6 +97,11 @@ describe("a round trip", () => {
     t.add_(1);
     expect(t.toNumbers()).toEqual([2, 3, 4, 5]);
     t.dispose();
+    using again = w.openSafetensors(path);
+    w.scope(() => {
+      again.get("b").add_(1);
+      expect([...again.get("b").toNumbers(), again.get("a").item()]).toEqual([1, 2, 3, 4, 5]);
+    });
     expect(readFileSync(path)).toEqual(before);
   });
   test("a failed save leaves the old file and no temporary", () => {

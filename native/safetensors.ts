@@ -29,6 +29,8 @@ export interface TensorInfo {
 export interface Checkpoint extends Disposable {
   readonly keys: readonly string[];
   readonly metadata: Readonly<Record<string, string>>;
+  /** No two tensors that get() gave share memory. */
+  readonly exclusive: true;
   info(key: string): TensorInfo;
   /** Points into the file's mapping where it can (in-place changes stay in memory); converted, a copy. */
   get(key: string, options?: { dtype?: DType; device?: Device }): Tensor;
@@ -36,56 +38,60 @@ export interface Checkpoint extends Disposable {
   dispose(): void;
 }
 
-function readHeader(path: string): Header & { dataStart: number } {
-  let fd: number;
+function open(path: string): number {
   try {
-    fd = openSync(path, "r");
+    return openSync(path, "r");
   } catch (e) {
     throw new EngineError("checkpoint_unreadable", `${path}: ${(e as Error).message}`);
   }
-  try {
-    const stat = fstatSync(fd);
-    if (!stat.isFile()) throw new EngineError("checkpoint_unreadable", `${path}: not a regular file`);
-    const read = (size: number, from: number) => {
-      const out = new Uint8Array(size);
-      for (let n = 0; n < size; ) {
-        const got = readSync(fd, out, n, size - n, from + n);
-        if (got === 0) throw new EngineError("checkpoint_truncated", `${path}: the file ends inside its header`);
-        n += got;
-      }
-      return out;
-    };
-    const length = new DataView(read(8, 0).buffer).getBigUint64(0, true);
-    if (length > BigInt(MAX_HEADER)) throw invalid(`${path}: a header of ${length} bytes, ${MAX_HEADER} is the limit`);
-    const dataStart = 8 + Number(length);
-    if (dataStart > stat.size)
-      throw new EngineError("checkpoint_truncated", `${path}: the file ends inside its header`);
-    return { ...parseHeader(read(Number(length), 8), stat.size - dataStart), dataStart };
-  } catch (e) {
-    if (e instanceof EngineError && !e.message.includes(path))
-      throw new EngineError(e.code, `${path}: ${e.message}`, e.hint);
-    throw e;
-  } finally {
-    closeSync(fd);
-  }
+}
+
+function readHeader(fd: number): Header & { dataStart: number } {
+  const stat = fstatSync(fd);
+  if (!stat.isFile()) throw new EngineError("checkpoint_unreadable", "not a regular file");
+  const cut = () => new EngineError("checkpoint_truncated", "the file ends inside its header");
+  const read = (size: number, from: number) => {
+    const out = new Uint8Array(size);
+    for (let n = 0; n < size; ) {
+      const got = readSync(fd, out, n, size - n, from + n);
+      if (got === 0) throw cut();
+      n += got;
+    }
+    return out;
+  };
+  const length = new DataView(read(8, 0).buffer).getBigUint64(0, true);
+  if (length > BigInt(MAX_HEADER)) throw invalid(`a header of ${length} bytes, ${MAX_HEADER} is the limit`);
+  const dataStart = 8 + Number(length);
+  if (dataStart > stat.size) throw cut();
+  return { ...parseHeader(read(Number(length), 8), stat.size - dataStart), dataStart };
 }
 
 class SafetensorsFile implements Checkpoint {
+  readonly exclusive = true;
   readonly keys: readonly string[];
   readonly metadata: Readonly<Record<string, string>>;
   readonly #path: string;
   readonly #entries: Map<string, Entry>;
   readonly #dataStart: number;
+  /** Kept open, so that a file renamed over this one is never mixed with this one's header; -1 when closed. */
+  #fd: number;
   #mapping = 0;
-  #closed = false;
+  readonly #given = new Set<string>(); // tensors that hold memory of the current mapping
 
   constructor(path: string) {
-    const { entries, metadata, dataStart } = readHeader(path);
     this.#path = path;
-    this.#entries = entries;
-    this.#dataStart = dataStart;
-    this.metadata = metadata;
-    this.keys = [...entries.keys()];
+    this.#fd = open(path);
+    try {
+      const { entries, metadata, dataStart } = readHeader(this.#fd);
+      this.#entries = entries;
+      this.#dataStart = dataStart;
+      this.metadata = metadata;
+      this.keys = [...entries.keys()];
+    } catch (e) {
+      this.dispose();
+      throw e instanceof EngineError ? new EngineError(e.code, `${path}: ${e.message}`, e.hint) : e;
+    }
+    descriptors.register(this, this.#fd, this);
   }
 
   has(key: string): boolean {
@@ -102,27 +108,42 @@ class SafetensorsFile implements Checkpoint {
   }
   get(key: string, { dtype, device }: { dtype?: DType; device?: Device } = {}): Tensor {
     const e = this.#entry(key);
-    if (this.#closed) throw new EngineError("tensor_stale", `${this.#path} is closed`);
-    if (this.#mapping === 0) this.#mapping = addon().mapFile(this.#path);
+    if (this.#fd < 0) throw new EngineError("tensor_stale", `${this.#path} is closed`);
+    if (this.#mapping === 0 || this.#given.has(key)) {
+      this.#unmap();
+      this.#mapping = addon().mapFile(this.#fd);
+    }
     const handle = addon().fromMapping(this.#mapping, this.#dataStart + e.begin, e.end - e.begin, e.dtype, e.shape);
     const mapped = new Tensor(handle);
-    if ((dtype ?? e.dtype) === e.dtype && (device ?? "cpu") === "cpu") return mapped;
+    if ((dtype ?? e.dtype) === e.dtype && (device ?? "cpu") === "cpu") {
+      this.#given.add(key);
+      return mapped;
+    }
     try {
       return mapped.to({ dtype, device });
     } finally {
       mapped.dispose();
     }
   }
-  /** Tensors that point into the file stay valid. */
-  dispose(): void {
-    this.#closed = true;
+  /** Memory that tensors point into stays mapped until the last of them is freed. */
+  #unmap(): void {
     if (this.#mapping !== 0) addon().unmapFile(this.#mapping);
     this.#mapping = 0;
+    this.#given.clear();
+  }
+  dispose(): void {
+    if (this.#fd < 0) return;
+    this.#unmap();
+    descriptors.unregister(this);
+    closeSync(this.#fd);
+    this.#fd = -1;
   }
   [Symbol.dispose](): void {
     this.dispose();
   }
 }
+
+const descriptors = new FinalizationRegistry<number>(closeSync);
 
 /** Opens one safetensors file; its header is checked in full here. */
 export function openSafetensors(path: string): Checkpoint {
@@ -131,6 +152,7 @@ export function openSafetensors(path: string): Checkpoint {
 
 /** Several files as one. */
 class Shards implements Checkpoint {
+  readonly exclusive = true;
   readonly keys: readonly string[];
   readonly metadata: Readonly<Record<string, string>>;
   readonly #byKey = new Map<string, Checkpoint>();

@@ -14,6 +14,8 @@ export interface WeightSource {
   readonly keys: Iterable<string>;
   /** The tensor is the caller's (or its scope's). */
   get(key: string): Tensor;
+  /** The tensors are nobody else's, so weights may take their memory over; otherwise they are copied. */
+  readonly exclusive?: boolean;
   /** Lets shapes be checked before anything is read. */
   info?(key: string): { shape: readonly number[] };
 }
@@ -128,7 +130,7 @@ export class Module implements Disposable {
             );
           }
           const target = typeof dtype === "function" ? dtype(name) : dtype;
-          p.materialise(t.to({ dtype: target, device }));
+          p.materialise(t.to({ dtype: target, device, copy: source.exclusive !== true }));
         });
       }
     });

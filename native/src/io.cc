@@ -28,29 +28,19 @@ std::unordered_map<uint32_t, std::shared_ptr<Mapping>>& mappings() {
 }
 uint32_t nextMapping = 1;
 
-// mapFile(path) -> id. Private and writable: an in-place operator on a mapped weight changes memory, never the file.
+// mapFile(fd) -> id. Private and writable: an in-place operator on a mapped weight changes memory, never the file.
 napi_value MapFile(napi_env env, napi_callback_info info) {
   Args a(env, info);
-  auto path = str(env, a.v[0]);
-  int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) throw Failure("checkpoint_unreadable", path + ": " + std::strerror(errno));
+  int fd = static_cast<int>(num(env, a.v[0]));
   struct stat st;
+  if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) throw Failure("checkpoint_unreadable", "not a regular file");
   auto m = std::make_shared<Mapping>();
-  if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
-    close(fd);
-    throw Failure("checkpoint_unreadable", path + ": not a regular file");
-  }
   m->size = static_cast<size_t>(st.st_size);
   if (m->size) {
     void* p = mmap(nullptr, m->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, 0);
-    int why = errno;
-    if (p == MAP_FAILED) {
-      close(fd);
-      throw Failure("checkpoint_unreadable", path + ": mmap: " + std::strerror(why));
-    }
+    if (p == MAP_FAILED) throw Failure("checkpoint_unreadable", std::string("mmap: ") + std::strerror(errno));
     m->data = static_cast<uint8_t*>(p);
   }
-  close(fd);
   mappings()[nextMapping] = std::move(m);
   return mk(env, nextMapping++);
 }
