@@ -1,9 +1,10 @@
 /** The table of commands: the fixed ones by name, one for each operation, built only when it is called for. */
 import { dirname } from "node:path";
 import { type Command, Config, Plugin, run } from "@oclif/core";
+import type { OperationsDoc } from "../daemon/wire.ts";
 import { version } from "../package.json";
 import { WaverError } from "../plugins/errors.ts";
-import { keptDocs } from "./docs.ts";
+import { keptDocs, renewedDocs } from "./docs.ts";
 import { nearest } from "./nearest.ts";
 import { shownOperations } from "./overview.ts";
 import type { Target } from "./target.ts";
@@ -11,13 +12,13 @@ import type { Target } from "./target.ts";
 type Table = Readonly<Record<string, Command.Class>>;
 
 /** First words of the fixed commands, each with its file. */
-const FIXED: Readonly<Record<string, (target: Target) => Promise<Table>>> = {
+const FIXED: Readonly<Record<string, (docs: OperationsDoc | null) => Promise<Table>>> = {
   serve: async () => ({ serve: (await import("./fixed/serve.ts")).Serve }),
   status: async () => ({ status: (await import("./fixed/status.ts")).StatusCommand }),
   stop: async () => ({ stop: (await import("./fixed/stop.ts")).Stop }),
   doctor: async () => ({ doctor: (await import("./fixed/doctor.ts")).Doctor }),
   jobs: async () => (await import("./fixed/jobs.ts")).jobs,
-  plugins: async (target) => (await import("./fixed/plugins.ts")).plugins(await keptDocs(target)),
+  plugins: async (docs) => (await import("./fixed/plugins.ts")).plugins(docs),
   client: async () => ({ "client:types": (await import("./fixed/client.ts")).ClientTypes }),
 };
 
@@ -27,25 +28,39 @@ const TOPICS = {
   client: { description: "the typed client for programs" },
 };
 
+/** Errors of ours, which carry no data, that may only mean that the operations kept on disk are older than the plugins. */
+const STALE: ReadonlySet<string> = new Set(["unknown_operation", "unknown_option", "no_provider"]);
+
 /** Runs one command line. `first`: its first word that is no option. */
 export async function runCommand(argv: readonly string[], first: string, target: Target): Promise<void> {
-  const table = await tableFor(first, target);
-  const alone = argv.filter((word) => word !== first || argv.indexOf(word) !== argv.indexOf(first));
-  const words = [first, ...alone];
-  const second = alone.find((word) => !word.startsWith("-"));
-  if (first in TOPICS && second !== undefined) checkVerb(first, second, Object.keys(table));
-  await run(words, await configOf(table));
+  const docs = first in FIXED && first !== "plugins" ? null : await keptDocs(target);
+  try {
+    await runWith(docs, argv, first, target);
+  } catch (error) {
+    if (docs === null || !(error instanceof WaverError) || !STALE.has(error.code) || error.data !== undefined) throw error;
+    const renewed = await renewedDocs(target);
+    if (renewed.pluginSet === docs.pluginSet) throw error;
+    await runWith(renewed, argv, first, target);
+  }
 }
 
-async function tableFor(first: string, target: Target): Promise<Table> {
+async function runWith(docs: OperationsDoc | null, argv: readonly string[], first: string, target: Target): Promise<void> {
+  const table = await tableFor(docs, first);
+  const at = argv.indexOf(first);
+  const rest = argv.filter((_, i) => i !== at);
+  const second = rest.find((word) => !word.startsWith("-"));
+  if (first in TOPICS && second !== undefined) checkVerb(first, second, Object.keys(table));
+  await run([first, ...rest], await configOf(table));
+}
+
+async function tableFor(docs: OperationsDoc | null, first: string): Promise<Table> {
   const fixed = FIXED[first];
-  if (fixed !== undefined) return fixed(target);
-  const docs = await keptDocs(target);
-  const operation = shownOperations(docs).find(({ name }) => name === first);
-  if (operation === undefined) {
-    const known = [...shownOperations(docs).map(({ name }) => name), ...Object.keys(FIXED)];
-    const near = nearest(first, known);
-    throw new WaverError("unknown_operation", `there is no command ${first === "" ? "here" : first}`, { hint: near === null ? "waver --help lists them" : `did you mean waver ${near}?` });
+  if (fixed !== undefined) return fixed(docs);
+  const operations = docs === null ? [] : shownOperations(docs);
+  const operation = operations.find(({ name }) => name === first);
+  if (docs === null || operation === undefined) {
+    const near = nearest(first, [...operations.map(({ name }) => name), ...Object.keys(FIXED)]);
+    throw new WaverError("unknown_operation", first === "" ? "a command is missing" : `there is no command ${first}`, { hint: near === null ? "waver --help lists them" : `did you mean waver ${near}?` });
   }
   const { commandOf } = await import("./operation.ts");
   return { [first]: commandOf(operation, docs) };

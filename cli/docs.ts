@@ -8,7 +8,7 @@ import { dirname, join } from "node:path";
 import type { Client } from "../daemon/client.ts";
 import type { OperationsDoc } from "../daemon/wire.ts";
 import { type ErrorBody, WaverError } from "../plugins/errors.ts";
-import { likelyHome, type Target } from "./target.ts";
+import { clientOptions, likelyHome, type Target } from "./target.ts";
 
 /** As WIRE_VERSION of daemon/wire.ts, which would load zod. A test holds them equal. */
 export const WIRE = 1;
@@ -20,20 +20,29 @@ interface Kept {
   readonly docs: OperationsDoc;
 }
 
+/** Made or asked for again, whatever is kept. */
+export async function renewedDocs(target: Target): Promise<OperationsDoc> {
+  if (target.url !== null) return freshDocs(target, await clientOf(target));
+  const docs = await made(target);
+  keep(target, { stamp: stampOf(target), docs });
+  return docs;
+}
+
+async function clientOf(target: Target): Promise<Client> {
+  const { createClient } = await import("../daemon/client.ts");
+  return createClient(clientOptions(target));
+}
+
 /** For help and for the table of commands: right as of the files of this tree, or as of the last talk with a daemon elsewhere. */
 export async function keptDocs(target: Target): Promise<OperationsDoc> {
   const kept = read(target);
   if (target.url !== null) {
     if (kept !== null) return kept.docs;
-    const { createClient } = await import("../daemon/client.ts");
-    const { clientOptions } = await import("./target.ts");
-    return freshDocs(target, createClient(clientOptions(target)));
+    return freshDocs(target, await clientOf(target));
   }
   const stamp = stampOf(target);
   if (kept !== null && kept.stamp === stamp) return kept.docs;
-  const docs = await made(target);
-  keep(target, { stamp, docs });
-  return docs;
+  return renewedDocs(target);
 }
 
 /** The operations of the daemon that answers. */

@@ -1,7 +1,7 @@
 /** The command of one operation, made from its document. */
 import { type Command, Flags, type Interfaces } from "@oclif/core";
 import type { JobView, OperationDoc, OperationsDoc } from "../daemon/wire.ts";
-import { WaverError } from "../plugins/errors.ts";
+import { exitCode, WaverError } from "../plugins/errors.ts";
 import { bodyOf, readBody } from "./body.ts";
 import { globalFlags, type Parsed, WaverCommand, watchFlags } from "./command.ts";
 import { freshDocs } from "./docs.ts";
@@ -50,7 +50,9 @@ export function commandOf(operation: OperationDoc, docs: OperationsDoc, ways: Co
           hint: "waver plugins reload, or waver stop: the next command starts a new one",
           data: { here: docs.pluginSet, daemon: current.pluginSet },
         });
-      const answer = await client.call(operation.name, body);
+      const answer = await client.call(operation.name, body).catch((error: unknown) => {
+        throw current.pluginSet === docs.pluginSet ? error : withDoubt(error);
+      });
       if (!isJob) return (ways.answer ?? printAnswer)(answer, json);
       const job = answer as JobView;
       if (parsed.flags["detach"] === true) return told(job, json, "accepted");
@@ -64,6 +66,13 @@ export function commandOf(operation: OperationDoc, docs: OperationsDoc, ways: Co
       return bodyOf(shape, { tokens: raw, base, cwd: isHere(this.target) ? process.cwd() : null });
     }
   };
+}
+
+/** The request was refused by a daemon that has other plugins than the help was made from. */
+function withDoubt(error: unknown): unknown {
+  if (!(error instanceof WaverError) || exitCode(error.code) !== 2) return error;
+  const doubt = "the daemon that runs has other plugins than are here now: waver plugins reload, or waver stop";
+  return new WaverError(error.code, error.message, { hint: error.hint === undefined ? doubt : `${error.hint}; ${doubt}`, data: { ...error.data, daemon: true }, cause: error });
 }
 
 const usageOf = ({ positional }: Shape): string => positional.map(({ flag, meaning }) => ` [${flag.toUpperCase()}${meaning.kind === "list" ? "..." : ""}]`).join("");

@@ -107,7 +107,8 @@ function liveRenderer(out: Output, style: Style, verbose: boolean): Renderer {
   };
 }
 
-const NAME = 26;
+const NAME = 24;
+const COUNT = 11;
 
 /** `sign name  count  time` of what is over; nothing for what goes on. */
 function permanent(change: Change, style: Style, verbose: boolean): string[] {
@@ -119,14 +120,14 @@ function permanent(change: Change, style: Style, verbose: boolean): string[] {
     case "stage-done": {
       const { progress, since, until } = change.stage;
       const sign = change.complete ? green(signs.done) : red(signs.failed);
-      return [row(sign, nameOf(change.job, progress.stage), padStart(countText(progress.done, progress.total), 13), dim(padStart(clock((until - since) / 1000), 8)), detailText(progress.detail) === "" ? "" : dim(detailText(progress.detail)))];
+      return [row(sign, nameOf(change.job, progress.stage), padStart(countText(progress.done, progress.total), COUNT), dim(padStart(clock((until - since) / 1000), 8)), detailText(progress.detail) === "" ? "" : dim(detailText(progress.detail)))];
     }
     case "job-done": {
       if (change.job.depth === 0) return [];
       const { operation } = change.job;
-      if (change.state === "done" && change.reused) return [row(green(signs.reused), operation, padStart("reused", 13))];
-      if (change.state === "done") return [row(green(signs.done), operation, padStart("in all", 13), dim(padStart(clock(change.seconds), 8)))];
-      return [row(red(signs.failed), operation, padStart(change.state, 13), plain(change.message ?? ""))];
+      if (change.state === "done" && change.reused) return [row(green(signs.reused), operation, padStart("reused", COUNT))];
+      if (change.state === "done") return [row(green(signs.done), operation, padStart("in all", COUNT), dim(padStart(clock(change.seconds), 8)))];
+      return [row(red(signs.failed), operation, padStart(change.state, COUNT), plain(change.message ?? ""))];
     }
     case "retry":
       return [`${yellow(signs.warn)} ${change.job.operation} goes on where it stopped (attempt ${change.attempt})`];
@@ -148,7 +149,7 @@ function liveLine({ job, state, since, stage }: Running, now: number, columns: n
   const { progress } = stage;
   const { done, total, rate, eta } = progress;
   const name = padEnd(short(nameOf(job, progress.stage), NAME), NAME);
-  const count = padStart(countText(done, total), 13);
+  const count = padStart(countText(done, total), COUNT);
   // From the most to the least worth its columns; what does not fit is left out.
   const extras = [
     eta === undefined || done >= total ? "" : `${clock(eta)} left`,
@@ -157,7 +158,7 @@ function liveLine({ job, state, since, stage }: Running, now: number, columns: n
     detailText(progress.detail),
   ];
   // The bar's width depends on nothing that changes from one drawing to the next.
-  const width = Math.min(MAX_BAR, columns - NAME - widthOf(count) - EXTRAS - 6);
+  const width = Math.min(MAX_BAR, columns - NAME - widthOf(count) - EXTRAS - 8);
   const bar = total > 0 && width >= MIN_BAR ? `${barOf(done / total, width, style)}  ` : "";
   let room = columns - 2 - NAME - 2 - widthOf(count) - (bar === "" ? 0 : width + 2);
   const shown: string[] = [];
@@ -171,7 +172,7 @@ function liveLine({ job, state, since, stage }: Running, now: number, columns: n
 }
 
 /** Columns kept for time left, rate and elapsed time. */
-const EXTRAS = 28;
+const EXTRAS = 24;
 const MIN_BAR = 8;
 const MAX_BAR = 28;
 

@@ -55,7 +55,7 @@ export class Stages {
     const same = before !== null && before.progress.stage === progress.stage;
     const stage = { progress, since: same ? before.since : (before?.until ?? known.since), until: at };
     this.#jobs.set(job.id, { ...known, state: "running", stage });
-    const closed = before === null || same ? [] : [this.#closed(known, before, true, at)];
+    const closed = before === null || same ? [] : [this.#closed(known, before, true, before.until)];
     return [...closed, { kind: "progress", job, stage }];
   }
 

@@ -74,5 +74,5 @@ const words = (key: string): string => plain(key.replace(/^num(?=[A-Z])/, "").re
 
 const isBag = (value: unknown): value is Bag => value !== null && typeof value === "object" && !Array.isArray(value);
 const isScalar = (value: unknown): boolean => typeof value === "string" || typeof value === "number" || typeof value === "boolean";
-const isEmpty = (value: unknown): boolean => (Array.isArray(value) && value.length === 0) || (isBag(value) && Object.keys(value).length === 0);
+const isEmpty = (value: unknown): boolean => value === "" || (Array.isArray(value) && value.length === 0) || (isBag(value) && Object.keys(value).length === 0);
 const isShort = (value: unknown): boolean => isScalar(value) || (Array.isArray(value) && value.length <= 4 && value.every((each) => typeof each === "number"));

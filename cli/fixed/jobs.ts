@@ -8,7 +8,7 @@ import { clock, padEnd, plain, type Style, styleOf } from "../style.ts";
 import { outputLines } from "../summary.ts";
 import { watch } from "../watch.ts";
 
-const id = { id: Args.string({ description: "id of a job", ignoreStdin: true }) };
+const idArg = { id: Args.string({ description: "id of a job", ignoreStdin: true }) };
 const STATES: readonly JobState[] = ["queued", "running", "done", "failed", "cancelled"];
 const line = (value: unknown): unknown => process.stdout.write(`${JSON.stringify(value)}\n`);
 
@@ -39,11 +39,12 @@ class List extends WaverCommand {
 
 class Show extends WaverCommand {
   static override readonly summary = "shows one job: input, state, output";
-  static override readonly args = id;
+  static override readonly args = idArg;
 
   async run(): Promise<void> {
     const { flags, args } = await this.given();
-    const job = await (await this.daemon()).job(need(args, "id", "waver jobs show ID; waver jobs list shows ids"));
+    const id = need(args, "id", "waver jobs show ID; waver jobs list shows ids");
+    const job = await (await this.daemon()).job(id);
     if (flags["json"] === true) return void line(job);
     const style = styleOf(process.stdout);
     const { bold, dim } = style;
@@ -56,24 +57,26 @@ class Show extends WaverCommand {
 
 class Watch extends WaverCommand {
   static override readonly summary = "shows a job's progress from its start to its end";
-  static override readonly args = id;
+  static override readonly args = idArg;
   static override readonly flags = { ...watchFlags, ...globalFlags };
 
   async run(): Promise<void> {
     const { flags, args } = await this.given();
+    const id = need(args, "id", "waver jobs watch ID; waver jobs list shows ids");
     const client = await this.daemon();
-    const job = await client.job(need(args, "id", "waver jobs watch ID; waver jobs list shows ids"));
+    const job = await client.job(id);
     await watch(client, job, { json: flags["json"] === true, verbose: flags["verbose"] === true, cancelOnInterrupt: flags["cancel-on-interrupt"] === true });
   }
 }
 
 class Cancel extends WaverCommand {
   static override readonly summary = "cancels a job: it ends at its next step";
-  static override readonly args = id;
+  static override readonly args = idArg;
 
   async run(): Promise<void> {
     const { flags, args } = await this.given();
-    const job = await (await this.daemon()).cancel(need(args, "id", "waver jobs cancel ID; waver jobs list shows ids"));
+    const id = need(args, "id", "waver jobs cancel ID; waver jobs list shows ids");
+    const job = await (await this.daemon()).cancel(id);
     if (flags["json"] === true) return void line(job);
     process.stdout.write(job.state === "cancelled" ? `${job.id} is cancelled\n` : `${job.id} is told to end (${job.state})\n`);
   }
@@ -81,12 +84,12 @@ class Cancel extends WaverCommand {
 
 class Logs extends WaverCommand {
   static override readonly summary = "prints the log lines of a job";
-  static override readonly args = id;
+  static override readonly args = idArg;
 
   async run(): Promise<void> {
     const { flags, args } = await this.given();
-    const client = await this.daemon();
     const job = need(args, "id", "waver jobs logs ID; waver jobs list shows ids");
+    const client = await this.daemon();
     const { dim } = styleOf(process.stdout);
     for (let after = 0; ; ) {
       const { lines, last } = await client.logs(job, after);

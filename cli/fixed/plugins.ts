@@ -39,7 +39,8 @@ class Reload extends WaverCommand {
   }
 }
 
-export function plugins(docs: OperationsDoc): Readonly<Record<string, Command.Class>> {
+export function plugins(docs: OperationsDoc | null): Readonly<Record<string, Command.Class>> {
+  if (docs === null) return {};
   const made = docs.operations.filter(({ name }) => name.startsWith(PREFIX)).map((operation) => {
     const verb = operation.name.slice(PREFIX.length);
     const ways = WAYS[verb] ?? {};
