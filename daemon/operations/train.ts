@@ -7,15 +7,14 @@ import { mkdir, readdir } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { z } from "zod";
 import { version } from "../../package.json";
-import { type Batch, type Context, defineOperation, Digest, type Objective, type Picks, toWaverError, WaverError } from "../../plugins/index.ts";
-import { assemble, type Components, pickOf } from "../training/components.ts";
-import { Loader } from "../training/loader.ts";
-import { copyComponent, entryOf, publishFolder, readIndex, withDefaults, writeIndex } from "../training/pipeline.ts";
-import { type PreparedItem, PreparedFiles, prepare } from "../training/prepare.ts";
-import { TrainInput } from "../training/recipe.ts";
-import { ResumePoints } from "../training/resume.ts";
-import { readSet } from "../training/set.ts";
-import { Trainer } from "../training/trainer.ts";
+import { type Batch, type Context, defineOperation, Digest, type Objective, type Pick, type Picks, toWaverError, WaverError } from "../../plugins/index.ts";
+import type { Components } from "../runner/training/components.ts";
+import { Loader } from "../runner/training/loader.ts";
+import { copyComponent, entryOf, publishFolder, readIndex, withDefaults, writeIndex } from "../runner/training/pipeline.ts";
+import type { PreparedFiles, PreparedItem } from "../runner/training/prepare.ts";
+import { TrainInput } from "../runner/training/recipe.ts";
+import { ResumePoints } from "../runner/training/resume.ts";
+import { readSet } from "../runner/training/set.ts";
 
 const Snapshot = z.object({ step: z.int(), path: z.string(), digest: Digest });
 
@@ -54,6 +53,12 @@ export const train = defineOperation({
 });
 
 async function run(recipe: TrainInput, picks: Picks, ctx: Context): Promise<z.output<typeof TrainOutput>> {
+  // The engine is loaded where the work is done, not where operations are listed.
+  const [{ assemble }, { prepare, PreparedFiles }, { Trainer }] = await Promise.all([
+    import("../runner/training/components.ts"),
+    import("../runner/training/prepare.ts"),
+    import("../runner/training/trainer.ts"),
+  ]);
   const [result, target] = [join(ctx.workDir, "result"), resolve(recipe.output)];
   if (existsSync(target) && !existsSync(result)) throw new WaverError("conflict", `${target} exists already`, { hint: "give another output folder, or remove this one" });
   const rows = await readSet(recipe.set, ctx);
@@ -118,7 +123,7 @@ async function run(recipe: TrainInput, picks: Picks, ctx: Context): Promise<z.ou
 }
 
 async function objectiveOf(recipe: TrainInput, { denoiser, codec, text, text2 }: Components, picks: Picks, ctx: Context): Promise<Objective> {
-  const { id, ...options } = pickOf(picks, "objective")!;
+  const { id, ...options } = picks["objective"] as Pick;
   const make = await ctx.use("objective", id, options);
   return make({ denoiser, codec, text, ...(text2 === undefined ? {} : { text2 }), trainText: recipe.trainText, matmul: recipe.matmul });
 }

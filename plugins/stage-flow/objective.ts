@@ -6,7 +6,7 @@
  *
  * Axes: B batch, C channels, T latent frames, h w latent rows and columns, F H W pixels.
  */
-import { type Generator, keep, mseLoss, noGrad, rand, randn, scope, type Tensor, tensor, zeros } from "../../native/index.ts";
+import { type Generator, keep, mseLoss, noGrad, rand, randn, scope, type Tensor, tensor, withMatmulDtype, zeros } from "../../native/index.ts";
 import { type Batch, type Codec, type Conditioning, type Denoiser, type Objective, type ObjectiveRequest, type ParameterGroup, type StepResult, type TextEncoder, WaverError } from "../index.ts";
 import type { FlowOptions } from "./options.ts";
 import { shiftTime, timestep } from "./timesteps.ts";
@@ -51,7 +51,7 @@ export class FlowObjective implements Objective {
     return { latents, knownLatents: known.latents, knownMask: known.mask };
   }
 
-  step(batch: Batch, { generator }: { readonly generator: Generator }): StepResult {
+  step(batch: Batch, { generator }: { readonly step: number; readonly generator: Generator }): StepResult {
     if (batch.latents === undefined) throw new WaverError("invalid_input", "flow matching needs latents in its batch");
     // Latent frame 0 stands alone, so the first latent frame of a clip is the latent of its first frame.
     const x0 = batch.task === "t2i" ? batch.latents.narrow(2, 0, 1) : batch.latents;
@@ -78,7 +78,8 @@ export class FlowObjective implements Objective {
 
   #encode(captions: string[]): { text: Conditioning; text2?: Conditioning } {
     const padTo = this.#denoiser.textLength;
-    const encode = (encoder: TextEncoder): Conditioning => encoder.encode(captions, padTo === undefined ? {} : { padTo });
+    // A small share of the work, and norms of some encoders want one dtype throughout: no bfloat16 products here.
+    const encode = (encoder: TextEncoder): Conditioning => withMatmulDtype(null, () => encoder.encode(captions, padTo === undefined ? {} : { padTo }));
     const frozen = (encoder: TextEncoder): Conditioning => noGrad(() => encode(encoder));
     return { text: this.#trainText ? encode(this.#text) : frozen(this.#text), ...(this.#text2 === undefined ? {} : { text2: frozen(this.#text2) }) };
   }

@@ -6,7 +6,7 @@
  *
  * Axes: B batch, C channels, T latent frames, h w latent rows and columns, F H W pixels.
  */
-import { type Generator, keep, mseLoss, noGrad, rand, randn, scope, type Tensor, tensor, zeros } from "../../native/index.ts";
+import { type Generator, keep, mseLoss, noGrad, rand, randn, scope, type Tensor, tensor, withMatmulDtype, zeros } from "../../native/index.ts";
 import { type Batch, type Codec, type Conditioning, type Denoiser, type Objective, type ObjectiveRequest, type ParameterGroup, type StepResult, type TextEncoder, WaverError } from "../index.ts";
 import { degradeLatents, degradePixels, refinerInput, scaledNoise } from "./degrade.ts";
 import type { RefineOptions } from "./options.ts";
@@ -46,7 +46,7 @@ export class RefineObjective implements Objective {
     return { latents: this.#codec.encode(video), degraded: this.#codec.encode(up.transpose(1, 2).clamp(-1, 1)) };
   }
 
-  step(batch: Batch, { generator }: { readonly generator: Generator }): StepResult {
+  step(batch: Batch, { generator }: { readonly step: number; readonly generator: Generator }): StepResult {
     const { latents: x0, extras } = batch;
     const x = extras["degraded"];
     if (x0 === undefined || x === undefined) throw new WaverError("invalid_input", "the refiner's objective needs latents and degraded latents in its batch");
@@ -68,7 +68,7 @@ export class RefineObjective implements Objective {
   }
 
   #encode(captions: string[]): { text: Conditioning; text2?: Conditioning } {
-    return noGrad(() => ({ text: this.#text.encode(captions), ...(this.#text2 === undefined ? {} : { text2: this.#text2.encode(captions) }) }));
+    return noGrad(() => withMatmulDtype(null, () => ({ text: this.#text.encode(captions), ...(this.#text2 === undefined ? {} : { text2: this.#text2.encode(captions) }) })));
   }
 
   #conditionless(x0: Tensor): Known {

@@ -5,8 +5,8 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { type Checkpoint, noGrad, openSafetensors, saveSafetensors, scope, stack, type Tensor, tensor } from "../../native/index.ts";
-import { type Context, type Objective, toWaverError, WaverError } from "../../plugins/index.ts";
+import { type Checkpoint, noGrad, openSafetensors, saveSafetensors, scope, stack, type Tensor, tensor } from "../../../native/index.ts";
+import { type Context, type Objective, toWaverError, WaverError } from "../../../plugins/index.ts";
 import type { Item, Kind } from "./loader.ts";
 import type { TrainInput } from "./recipe.ts";
 import type { SetRow } from "./set.ts";

@@ -7,8 +7,8 @@ import { existsSync } from "node:fs";
 import { copyFile, mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { openCheckpoint } from "../../native/index.ts";
-import { type Codec, type Context, type Denoiser, type Pick, type Picks, type TextEncoder, WaverError } from "../../plugins/index.ts";
+import { openCheckpoint } from "../../../native/index.ts";
+import { type Codec, type Context, type Denoiser, type Pick, type Picks, type TextEncoder, WaverError } from "../../../plugins/index.ts";
 import { classOf, copyComponent, entryOf, type Index, providerOf, readIndex, writeIndex } from "./pipeline.ts";
 import type { TrainInput } from "./recipe.ts";
 import { localPath } from "./set.ts";
@@ -75,7 +75,7 @@ async function layOut(recipe: TrainInput, picks: Picks, ctx: Context): Promise<s
 /** Names in an index that are components: those that do not begin with an underscore. */
 const componentsOf = (index: Readonly<Record<string, unknown>>): string[] => Object.keys(index).filter((name) => !name.startsWith("_") && Array.isArray(index[name]));
 
-export const pickOf = (picks: Picks, slot: string): Pick | undefined => {
+const pickOf = (picks: Picks, slot: string): Pick | undefined => {
   const pick = picks[slot];
   return Array.isArray(pick) ? (pick[0] as Pick | undefined) : (pick as Pick | undefined);
 };

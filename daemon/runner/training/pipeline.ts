@@ -6,7 +6,7 @@ import { cp, link, mkdir, readdir, readFile, rename, rm } from "node:fs/promises
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { z } from "zod";
-import { type Context, type HookName, type SampleDefaults, WaverError } from "../../plugins/index.ts";
+import { type Context, type HookName, type SampleDefaults, WaverError } from "../../../plugins/index.ts";
 
 const Index = z.looseObject({ _class_name: z.string().default("WaverPipeline"), _waver: z.looseObject({}).optional() });
 export type Index = z.output<typeof Index>;

@@ -10,7 +10,7 @@ import { createReadStream } from "node:fs";
 import { mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { WaverError } from "../../plugins/index.ts";
+import { WaverError } from "../../../plugins/index.ts";
 
 export const ResumePoint = z.object({
   format: z.literal(1),

@@ -2,7 +2,7 @@
 import { readdir, stat } from "node:fs/promises";
 import { isAbsolute, join, resolve } from "node:path";
 import { z } from "zod";
-import { type Context, Digest, WaverError } from "../../plugins/index.ts";
+import { type Context, Digest, WaverError } from "../../../plugins/index.ts";
 
 /** The columns that training reads; a set may have more. A picture has no start and no end. */
 export const SetRow = z.object({

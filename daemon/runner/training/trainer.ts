@@ -6,8 +6,8 @@
  */
 import { appendFileSync, closeSync, existsSync, fsyncSync, openSync, statSync, truncateSync } from "node:fs";
 import { join } from "node:path";
-import { AdamW, clipGradNorm, Ema, Generator, noGrad, openSafetensors, saveSafetensors, scope, type Tensor, withMatmulDtype } from "../../native/index.ts";
-import { type Batch, type Objective, type ParameterGroup, WaverError } from "../../plugins/index.ts";
+import { AdamW, clipGradNorm, Ema, Generator, noGrad, openSafetensors, saveSafetensors, scope, type Tensor, withMatmulDtype } from "../../../native/index.ts";
+import { type Batch, type Objective, type ParameterGroup, WaverError } from "../../../plugins/index.ts";
 import { seedOf } from "./loader.ts";
 import { emaDecay, learningRate, type TrainInput } from "./recipe.ts";
 import type { ResumePoints } from "./resume.ts";
