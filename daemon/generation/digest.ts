@@ -6,7 +6,8 @@ import { type Context, Digest } from "../../plugins/index.ts";
 
 /** What the store leaves in an artefact's folder: path, size and SHA-256 of every file. Its text's digest is the artefact's. */
 const MANIFEST = ".manifest.json";
-const sha256 = (text: string): Digest => Digest.parse(`sha256:${new Bun.CryptoHasher("sha256").update(text).digest("hex")}`);
+const sha256 = (text: string): Digest =>
+  Digest.parse(`sha256:${new Bun.CryptoHasher("sha256").update(text).digest("hex")}`);
 
 export async function folderContentDigest(folder: string, ctx: Context): Promise<Digest> {
   const manifest = await readFile(join(folder, MANIFEST), "utf8").catch(() => null);
@@ -22,7 +23,8 @@ export async function folderContentDigest(folder: string, ctx: Context): Promise
 export async function fileDigest(path: string, ctx: Context): Promise<Digest> {
   const hasher = new Bun.CryptoHasher("sha256");
   // 1 MiB: about a millisecond of hashing between two turns of the event loop
-  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20, signal: ctx.signal })) hasher.update(chunk as Uint8Array);
+  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20, signal: ctx.signal }))
+    hasher.update(chunk as Uint8Array);
   return Digest.parse(`sha256:${hasher.digest("hex")}`);
 }
 

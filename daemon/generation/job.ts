@@ -3,13 +3,33 @@ import { chmod, copyFile, mkdir, rename, writeFile } from "node:fs/promises";
 import { basename, dirname, extname, join } from "node:path";
 import { z } from "zod";
 import { version } from "../../package.json";
-import { type Codec, type Conditioning, type Context, type Denoiser, Digest, type Guide, type Pick, type Picks, Task, type Used, WaverError } from "../../plugins/index.ts";
+import {
+  type Codec,
+  type Conditioning,
+  type Context,
+  type Denoiser,
+  Digest,
+  type Guide,
+  type Pick,
+  type Picks,
+  Task,
+  type Used,
+  WaverError,
+} from "../../plugins/index.ts";
 import { fileDigest } from "./digest.ts";
-import { pathFor, type Pipeline } from "./pipeline.ts";
+import { type Pipeline, pathFor } from "./pipeline.ts";
 import { encodePng } from "./png.ts";
-import { checkSize, type GenerateInput, resolved, type Sample, samplesOf, type Size, taskOf } from "./request.ts";
+import { checkSize, type GenerateInput, resolved, type Sample, type Size, samplesOf, taskOf } from "./request.ts";
 
-export const Item = z.object({ prompt: z.string(), seed: z.int(), task: Task, path: z.string(), digest: Digest, latents: z.string().optional(), frames: z.string().optional() });
+export const Item = z.object({
+  prompt: z.string(),
+  seed: z.int(),
+  task: Task,
+  path: z.string(),
+  digest: Digest,
+  latents: z.string().optional(),
+  frames: z.string().optional(),
+});
 export type Item = z.output<typeof Item>;
 
 /** Denoising is saved at most this often: a step of a small model is quicker than the disk. */
@@ -34,7 +54,10 @@ export class Generation implements Disposable {
   }
 
   readonly #tensors = once(() => import("../runner/generation/tensors.ts"));
-  readonly #codec = once(async (): Promise<Codec> => (await this.ctx.use("codec", this.model.codec.id, this.#options(this.model.codec.path, { dtype: false })))({}));
+  readonly #codec = once(
+    async (): Promise<Codec> =>
+      (await this.ctx.use("codec", this.model.codec.id, this.#options(this.model.codec.path, { dtype: false })))({}),
+  );
   readonly #family = once(async (): Promise<Denoiser> => {
     await this.#encodeTexts(); // before the largest network comes: the encoders may have to make room for it
     return (await this.ctx.use("family", this.model.family.id, this.#options(this.model.family.path)))({});
@@ -44,16 +67,33 @@ export class Generation implements Disposable {
   readonly #shape = once(async (): Promise<Size & { task: Task; fps: number; numSteps: number; latents: number[] }> => {
     const [codec, family] = [await this.#codec(), await this.#family()];
     const from = [this.request, this.model.defaults, family.defaults ?? {}];
-    const size = { width: resolved("width", ...from), height: resolved("height", ...from), numFrames: resolved("numFrames", ...from) };
+    const size = {
+      width: resolved("width", ...from),
+      height: resolved("height", ...from),
+      numFrames: resolved("numFrames", ...from),
+    };
     checkSize(size, codec.latent, family.patch);
     if (codec.latent.channels !== family.latent.channels)
-      throw new WaverError("checkpoint_mismatch", `the VAE has ${codec.latent.channels} latent channels, the denoiser takes ${family.latent.channels}`);
+      throw new WaverError(
+        "checkpoint_mismatch",
+        `the VAE has ${codec.latent.channels} latent channels, the denoiser takes ${family.latent.channels}`,
+      );
     const task = taskOf(this.request, size.numFrames);
-    const tasks: readonly Task[] = this.ctx.providers("family").find(({ id }) => id === this.model.family.id)?.traits.tasks ?? [];
-    if (!tasks.includes(task)) throw new WaverError("invalid_input", `${this.model.family.className} does not do ${task}`, { hint: `it does ${tasks.join(", ")}` });
+    const tasks: readonly Task[] =
+      this.ctx.providers("family").find(({ id }) => id === this.model.family.id)?.traits.tasks ?? [];
+    if (!tasks.includes(task))
+      throw new WaverError("invalid_input", `${this.model.family.className} does not do ${task}`, {
+        hint: `it does ${tasks.join(", ")}`,
+      });
     const [ft, fh, fw] = codec.latent.stride;
     const latents = [1, codec.latent.channels, 1 + (size.numFrames - 1) / ft, size.height / fh, size.width / fw];
-    return { ...size, task, latents, fps: resolved("fps", ...from, { fps: 16 }), numSteps: resolved("numSteps", ...from) };
+    return {
+      ...size,
+      task,
+      latents,
+      fps: resolved("fps", ...from, { fps: 16 }),
+      numSteps: resolved("numSteps", ...from),
+    };
   });
 
   /** Denoises a batch; returns the name of the file with its latents. */
@@ -64,10 +104,15 @@ export class Generation implements Disposable {
     const family = await this.#family();
     const name = `latents-${(batch[0] as Sample).index}.safetensors`;
     const saved = join(ctx.workDir, `.${name}.progress`);
-    const rows = batch.map(({ seed, index }) => (request.latents === undefined ? t.noise(shape, seed) : t.readLatents(request.latents, shape, index)));
+    const rows = batch.map(({ seed, index }) =>
+      request.latents === undefined ? t.noise(shape, seed) : t.readLatents(request.latents, shape, index),
+    );
     const start = t.stacked(rows, ctx.device);
     const known = await this.#known(batch.length);
-    const [positive, negative] = [await this.#joined(batch.map(({ prompt }) => prompt)), await this.#joined(batch.map(() => request.negativePrompt))];
+    const [positive, negative] = [
+      await this.#joined(batch.map(({ prompt }) => prompt)),
+      await this.#joined(batch.map(() => request.negativePrompt)),
+    ];
     const before = t.loadProgress(saved, ctx.device);
     try {
       const guide = await this.#guide();
@@ -86,9 +131,16 @@ export class Generation implements Disposable {
             ...at,
             latents: x,
             predict(branch, how) {
-              if (how?.skipLayers !== undefined) throw new WaverError("needs_unmet", "this guide leaves layers out, which no family offers yet");
+              if (how?.skipLayers !== undefined)
+                throw new WaverError("needs_unmet", "this guide leaves layers out, which no family offers yet");
               const [text, text2] = branches[branch];
-              return family.forward({ latents: x, t: time, text: text as Conditioning, ...(text2 === undefined ? {} : { text2 }), ...(known === undefined ? {} : { known }) });
+              return family.forward({
+                latents: x,
+                t: time,
+                text: text as Conditioning,
+                ...(text2 === undefined ? {} : { text2 }),
+                ...(known === undefined ? {} : { known }),
+              });
             },
           }),
         ),
@@ -105,7 +157,15 @@ export class Generation implements Disposable {
       t.saveLatents(join(ctx.workDir, name), latents);
       latents.dispose();
     } finally {
-      for (const each of [...rows, start, known?.latents, known?.mask, before?.latents, ...Object.values(before?.state ?? {})]) each?.dispose();
+      for (const each of [
+        ...rows,
+        start,
+        known?.latents,
+        known?.mask,
+        before?.latents,
+        ...Object.values(before?.state ?? {}),
+      ])
+        each?.dispose();
       for (const text of [...positive, ...negative]) t.disposeText(text);
     }
     await t.forgetProgress(saved);
@@ -132,14 +192,25 @@ export class Generation implements Disposable {
       },
     });
     if (kind === "image") {
-      for await (const { data, width, height } of video.frames) await writeFile(made, encodePng(data, width, height, metadata && JSON.stringify(metadata)));
-    } else await ctx.media.writeVideo(made, video.frames, { fps, signal: ctx.signal, ...(metadata === undefined ? {} : { metadata }) });
+      for await (const { data, width, height } of video.frames)
+        await writeFile(made, encodePng(data, width, height, metadata && JSON.stringify(metadata)));
+    } else
+      await ctx.media.writeVideo(made, video.frames, {
+        fps,
+        signal: ctx.signal,
+        ...(metadata === undefined ? {} : { metadata }),
+      });
 
     const images = [request.image, request.lastImage].filter((path) => path !== undefined);
     const publish = async (path: string, what: string): Promise<{ digest: Digest; path: string }> => {
       const digest = await ctx.store.publish(path, {
         kind: what,
-        inputs: [{ role: "model", digest: this.model.digest }, ...(await Promise.all(images.map(async (image) => ({ role: "image", digest: await fileDigest(image, ctx) }))))],
+        inputs: [
+          { role: "model", digest: this.model.digest },
+          ...(await Promise.all(
+            images.map(async (image) => ({ role: "image", digest: await fileDigest(image, ctx) })),
+          )),
+        ],
         by: { operation: "generate", version },
         options: recipe,
         seed: sample.seed,
@@ -165,7 +236,14 @@ export class Generation implements Disposable {
     const texts = [...new Set([...samplesOf(request).map(({ prompt }) => prompt), request.negativePrompt])];
     for (const { name, id, path } of model.texts) {
       const tokenizer = join(model.folder, name.replace("text_encoder", "tokenizer"));
-      using use = await ctx.use("encodeText", id, this.#options(path, { tokenizer, ...(request.maxTokens === undefined ? {} : { maxTokens: request.maxTokens }) }));
+      using use = await ctx.use(
+        "encodeText",
+        id,
+        this.#options(path, {
+          tokenizer,
+          ...(request.maxTokens === undefined ? {} : { maxTokens: request.maxTokens }),
+        }),
+      );
       const encoder = await use({});
       for (const [i, text] of texts.entries()) {
         const encoded = encoder.encode([text]);
@@ -182,22 +260,39 @@ export class Generation implements Disposable {
     const t = await this.#tensors();
     const { textLength } = await this.#family();
     const length = textLength === undefined ? undefined : (this.request.maxTokens ?? textLength);
-    return this.model.texts.map((_, i) => t.joinTexts(prompts.map((prompt) => (this.#texts.get(prompt) as Conditioning[])[i] as Conditioning), length));
+    return this.model.texts.map((_, i) =>
+      t.joinTexts(
+        prompts.map((prompt) => (this.#texts.get(prompt) as Conditioning[])[i] as Conditioning),
+        length,
+      ),
+    );
   }
 
   /** Known frames for networks that take them; all unknown when the task is text alone. */
   async #known(batch: number): Promise<ReturnType<NonNullable<Denoiser["condition"]>> | undefined> {
     const { ctx, request } = this;
-    const [t, codec, family, size] = [await this.#tensors(), await this.#codec(), await this.#family(), await this.#shape()];
+    const [t, codec, family, size] = [
+      await this.#tensors(),
+      await this.#codec(),
+      await this.#family(),
+      await this.#shape(),
+    ];
     const given = [
       { at: 0, path: request.image },
       { at: size.numFrames - 1, path: request.lastImage },
     ].filter((each): each is { at: number; path: string } => each.path !== undefined);
     if (family.condition === undefined) {
-      if (given.length > 0) throw new WaverError("invalid_input", `this ${this.model.family.className} checkpoint makes video from text only`, { hint: "leave image out, or use an image-to-video checkpoint" });
+      if (given.length > 0)
+        throw new WaverError(
+          "invalid_input",
+          `this ${this.model.family.className} checkpoint makes video from text only`,
+          { hint: "leave image out, or use an image-to-video checkpoint" },
+        );
       return undefined;
     }
-    const images = await Promise.all(given.map(async ({ at, path }) => ({ at, image: await ctx.media.image(path, size) })));
+    const images = await Promise.all(
+      given.map(async ({ at, path }) => ({ at, image: await ctx.media.image(path, size) })),
+    );
     const isKnown = Array.from({ length: size.numFrames }, (_, i) => given.some(({ at }) => at === i));
     return t.knownFrames(family, codec, t.placedFrames(images, size), isKnown, batch, ctx.device);
   }
@@ -220,7 +315,9 @@ export class Generation implements Disposable {
     return {
       waver: version,
       model: model.digest,
-      components: Object.fromEntries([...model.texts, model.family, model.codec, model.sampler].map(({ name, className }) => [name, className])),
+      components: Object.fromEntries(
+        [...model.texts, model.family, model.codec, model.sampler].map(({ name, className }) => [name, className]),
+      ),
       ...{ task, prompt, negativePrompt: request.negativePrompt, seed, width, height, numFrames, fps, numSteps },
       ...(request.shift === undefined ? {} : { shift: request.shift }),
       ...(request.latents === undefined ? {} : { latents: basename(request.latents) }),
@@ -234,10 +331,18 @@ export class Generation implements Disposable {
     const { output } = this.request;
     if (output === undefined) return this.ctx.store.path(digest);
     const ending = basename(made).slice(basename(made).indexOf("."));
-    const isFile = extname(output) === ending || (total === 1 && extname(output) !== "" && ending.endsWith(".safetensors"));
-    if (isFile && total > 1) throw new WaverError("invalid_input", `output names one file for ${total} results`, { hint: "give a folder" });
-    const slug = prompt.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 40);
-    const target = isFile ? output.slice(0, output.length - extname(output).length) + ending : join(output, `${String(index).padStart(3, "0")}-${slug || "sample"}-${seed}${ending}`);
+    const isFile =
+      extname(output) === ending || (total === 1 && extname(output) !== "" && ending.endsWith(".safetensors"));
+    if (isFile && total > 1)
+      throw new WaverError("invalid_input", `output names one file for ${total} results`, { hint: "give a folder" });
+    const slug = prompt
+      .toLowerCase()
+      .replace(/[^\p{L}\p{N}]+/gu, "-")
+      .replace(/^-|-$/g, "")
+      .slice(0, 40);
+    const target = isFile
+      ? output.slice(0, output.length - extname(output).length) + ending
+      : join(output, `${String(index).padStart(3, "0")}-${slug || "sample"}-${seed}${ending}`);
     await mkdir(dirname(target), { recursive: true });
     await copyFile(await this.ctx.store.path(digest), `${target}.tmp`);
     await chmod(`${target}.tmp`, 0o644); // what the store keeps is read-only, the user's copy is the user's

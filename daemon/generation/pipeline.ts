@@ -9,7 +9,10 @@ import { type Context, Digest, type HookName, SampleDefaults, WaverError } from 
 import { folderContentDigest } from "./digest.ts";
 
 /** Hooks whose providers load checkpoint components, and the components they are looked for under. */
-const ROLES = { text: "encodeText", family: "family", codec: "codec", sampler: "sample" } as const satisfies Record<string, HookName>;
+const ROLES = { text: "encodeText", family: "family", codec: "codec", sampler: "sample" } as const satisfies Record<
+  string,
+  HookName
+>;
 type LoadingHook = (typeof ROLES)[keyof typeof ROLES];
 
 /** A component and who loads it. */
@@ -42,11 +45,17 @@ export async function openPipeline(model: string, ctx: Context): Promise<Pipelin
   const folder = asDigest.success ? await ctx.store.path(asDigest.data) : model;
   const entries = readIndex(folder);
   const parts = (pattern: RegExp): [string, string][] =>
-    Object.entries(entries.components).filter(([name, className]) => pattern.test(name) && className !== null) as [string, string][];
+    Object.entries(entries.components).filter(([name, className]) => pattern.test(name) && className !== null) as [
+      string,
+      string,
+    ][];
   const one = (what: string, role: keyof typeof ROLES, pattern: RegExp): Component => {
     const found = parts(pattern);
     if (found.length === 1) return component(folder, found[0] as [string, string], ROLES[role], ctx);
-    throw new WaverError("checkpoint_invalid", `${folder}: model_index.json names ${found.length === 0 ? `no ${what}` : `${found.map(([name]) => name).join(" and ")}, and one ${what} can be used`}`);
+    throw new WaverError(
+      "checkpoint_invalid",
+      `${folder}: model_index.json names ${found.length === 0 ? `no ${what}` : `${found.map(([name]) => name).join(" and ")}, and one ${what} can be used`}`,
+    );
   };
   const texts = parts(/^text_encoder(_\d+)?$/).sort(([a], [b]) => (a < b ? -1 : 1));
   return {
@@ -62,8 +71,14 @@ export async function openPipeline(model: string, ctx: Context): Promise<Pipelin
 
 function readIndex(folder: string): { components: Record<string, string | null>; defaults: Partial<SampleDefaults> } {
   const path = join(folder, "model_index.json");
-  if (!existsSync(folder)) throw new WaverError("checkpoint_missing", `there is no model at ${folder}`, { hint: "model takes the folder that holds model_index.json, or an artefact's digest" });
-  if (!existsSync(path)) throw new WaverError("checkpoint_missing", `${folder} holds no model_index.json`, { hint: "model takes a whole pipeline in Diffusers layout, not one of its parts" });
+  if (!existsSync(folder))
+    throw new WaverError("checkpoint_missing", `there is no model at ${folder}`, {
+      hint: "model takes the folder that holds model_index.json, or an artefact's digest",
+    });
+  if (!existsSync(path))
+    throw new WaverError("checkpoint_missing", `${folder} holds no model_index.json`, {
+      hint: "model takes a whole pipeline in Diffusers layout, not one of its parts",
+    });
   let json: unknown;
   try {
     json = JSON.parse(readFileSync(path, "utf8"));
@@ -71,8 +86,12 @@ function readIndex(folder: string): { components: Record<string, string | null>;
     throw new WaverError("checkpoint_invalid", `${path} is not JSON`, { cause });
   }
   const index = Index.safeParse(json);
-  const ours = Ours.safeParse((index.data ?? {})["_waver"] ?? {});
-  if (!index.success || !ours.success) throw new WaverError("checkpoint_invalid", `${path}: ${z.prettifyError((index.error ?? ours.error) as z.ZodError)}`);
+  const ours = Ours.safeParse(index.data?.["_waver"] ?? {});
+  if (!index.success || !ours.success)
+    throw new WaverError(
+      "checkpoint_invalid",
+      `${path}: ${z.prettifyError((index.error ?? ours.error) as z.ZodError)}`,
+    );
   const components: Record<string, string | null> = {};
   for (const [name, value] of Object.entries(index.data)) {
     const entry = Entry.safeParse(value);

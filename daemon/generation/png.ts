@@ -11,10 +11,12 @@ export function encodePng(pixels: Uint8Array, width: number, height: number, com
   header.setUint8(8, 8); // bits a channel
   header.setUint8(9, 2); // RGB
   const rows = new Uint8Array((width * 3 + 1) * height); // each begins with its filter, 0 for none
-  for (let y = 0; y < height; y++) rows.set(pixels.subarray(y * width * 3, (y + 1) * width * 3), y * (width * 3 + 1) + 1);
+  for (let y = 0; y < height; y++)
+    rows.set(pixels.subarray(y * width * 3, (y + 1) * width * 3), y * (width * 3 + 1) + 1);
   const chunks = [chunk("IHDR", new Uint8Array(header.buffer))];
   // keyword, then five zero bytes: end of keyword, not compressed, no method, no language, no translation
-  if (comment !== undefined) chunks.push(chunk("iTXt", Buffer.concat([Buffer.from("Comment"), Buffer.alloc(5), Buffer.from(comment, "utf8")])));
+  if (comment !== undefined)
+    chunks.push(chunk("iTXt", Buffer.concat([Buffer.from("Comment"), Buffer.alloc(5), Buffer.from(comment, "utf8")])));
   chunks.push(chunk("IDAT", deflateSync(rows)), chunk("IEND", new Uint8Array()));
   return Buffer.concat([SIGNATURE, ...chunks]);
 }

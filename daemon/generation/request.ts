@@ -11,7 +11,9 @@ export const GenerateInput = z.strictObject({
   prompt: PromptList.optional().meta({ description: "what to show; several prompts make several videos" }),
   promptFile: z.string().optional().meta({ description: "text file with a prompt a line, in place of prompt" }),
   negativePrompt: z.string().default("").meta({ description: "what not to show; guidance points away from it" }),
-  task: Task.optional().meta({ description: "t2i, t2v, i2v or interpolate; follows from image, lastImage and numFrames when absent" }),
+  task: Task.optional().meta({
+    description: "t2i, t2v, i2v or interpolate; follows from image, lastImage and numFrames when absent",
+  }),
   image: z.string().optional().meta({ description: "first frame" }),
   lastImage: z.string().optional().meta({ description: "last frame" }),
   width: count.optional(),
@@ -20,12 +22,21 @@ export const GenerateInput = z.strictObject({
   fps: z.number().positive().max(240).optional(),
   numSteps: count.max(1000).optional().meta({ description: "denoise steps" }),
   shift: z.number().positive().optional().meta({ description: "timestep shift; the scheduler's own when absent" }),
-  seed: z.union([z.int().nonnegative(), z.array(z.int().nonnegative()).min(1)]).default(0).meta({ description: "of the first sample; the next ones count up. A list gives each its own" }),
+  seed: z
+    .union([z.int().nonnegative(), z.array(z.int().nonnegative()).min(1)])
+    .default(0)
+    .meta({ description: "of the first sample; the next ones count up. A list gives each its own" }),
   numSamples: count.default(1).meta({ description: "samples of each prompt" }),
   batchSize: count.default(1).meta({ description: "samples denoised together" }),
   maxTokens: count.optional().meta({ description: "longest prompt in tokens; longer ones are cut" }),
-  dtype: z.enum(["float32", "bfloat16"]).optional().meta({ description: "precision of the networks; as stored when absent" }),
-  latents: z.string().optional().meta({ description: "safetensors file with starting latents in place of noise; file#key when it holds several" }),
+  dtype: z
+    .enum(["float32", "bfloat16"])
+    .optional()
+    .meta({ description: "precision of the networks; as stored when absent" }),
+  latents: z
+    .string()
+    .optional()
+    .meta({ description: "safetensors file with starting latents in place of noise; file#key when it holds several" }),
   output: z.string().optional().meta({ description: "folder for the results, or the file when there is one result" }),
   metadata: z.boolean().default(true).meta({ description: "store the recipe in the file" }),
   keepFrames: z.boolean().default(false).meta({ description: "also keep the frames before encoding, as safetensors" }),
@@ -52,46 +63,77 @@ export function samplesOf(request: GenerateInput): Sample[] {
   const { seed, numSamples } = request;
   const seeds = Array.isArray(seed) ? seed : Array.from({ length: numSamples }, (_, i) => seed + i);
   if (Array.isArray(seed) && numSamples !== 1 && seed.length !== numSamples)
-    throw new WaverError("invalid_input", `seed lists ${seed.length} seeds for numSamples ${numSamples}`, { hint: "leave numSamples out: a list gives one sample a seed" });
-  return prompts.flatMap((prompt) => seeds.map((each) => ({ prompt, seed: each }))).map((sample, index) => ({ index, ...sample }));
+    throw new WaverError("invalid_input", `seed lists ${seed.length} seeds for numSamples ${numSamples}`, {
+      hint: "leave numSamples out: a list gives one sample a seed",
+    });
+  return prompts
+    .flatMap((prompt) => seeds.map((each) => ({ prompt, seed: each })))
+    .map((sample, index) => ({ index, ...sample }));
 }
 
 function promptsOf({ prompt, promptFile }: GenerateInput): string[] {
-  if ((prompt === undefined) === (promptFile === undefined)) throw new WaverError("invalid_input", "give either prompt or promptFile");
+  if ((prompt === undefined) === (promptFile === undefined))
+    throw new WaverError("invalid_input", "give either prompt or promptFile");
   if (prompt !== undefined) return [prompt].flat();
   if (!existsSync(promptFile as string)) throw new WaverError("not_found", `promptFile ${promptFile} is not there`);
-  const lines = readFileSync(promptFile as string, "utf8").split(/\r?\n/).map((line) => line.trim()).filter((line) => line !== "");
+  const lines = readFileSync(promptFile as string, "utf8")
+    .split(/\r?\n/)
+    .map((line) => line.trim())
+    .filter((line) => line !== "");
   if (lines.length === 0) throw new WaverError("invalid_input", `promptFile ${promptFile} holds no prompt`);
   return lines;
 }
 
 export function taskOf({ task, image, lastImage }: GenerateInput, numFrames: number): Task {
-  if (lastImage !== undefined && image === undefined) throw new WaverError("invalid_input", "lastImage needs image, the first frame");
-  const natural: Task = lastImage !== undefined ? "interpolate" : image !== undefined ? "i2v" : numFrames === 1 ? "t2i" : "t2v";
+  if (lastImage !== undefined && image === undefined)
+    throw new WaverError("invalid_input", "lastImage needs image, the first frame");
+  const natural: Task =
+    lastImage !== undefined ? "interpolate" : image !== undefined ? "i2v" : numFrames === 1 ? "t2i" : "t2v";
   if (task !== undefined && task !== natural) {
-    const needs: Record<Task, string> = { i2v: "an image and no lastImage", interpolate: "image and lastImage", t2i: "numFrames 1 and no image", t2v: "more than one frame and no image" };
+    const needs: Record<Task, string> = {
+      i2v: "an image and no lastImage",
+      interpolate: "image and lastImage",
+      t2i: "numFrames 1 and no image",
+      t2v: "more than one frame and no image",
+    };
     throw new WaverError("invalid_input", `task ${task} needs ${needs[task]}`);
   }
-  if (natural !== "t2i" && numFrames === 1) throw new WaverError("invalid_input", `task ${natural} needs more than one frame`, { hint: "raise numFrames" });
+  if (natural !== "t2i" && numFrames === 1)
+    throw new WaverError("invalid_input", `task ${natural} needs more than one frame`, { hint: "raise numFrames" });
   return natural;
 }
 
 /** The first of these that says: the request, the model's folder, the family. */
-export function resolved<K extends keyof SampleDefaults>(key: K, ...sources: readonly { readonly [P in keyof SampleDefaults]?: number | undefined }[]): number {
+export function resolved<K extends keyof SampleDefaults>(
+  key: K,
+  ...sources: readonly { readonly [P in keyof SampleDefaults]?: number | undefined }[]
+): number {
   for (const source of sources) if (source[key] !== undefined) return source[key];
   throw new WaverError("invalid_input", `this model states no ${key} of its own`, { hint: `give ${key}` });
 }
 
 /** Refuses sizes that the codec or the patches of the network would cut. */
-export function checkSize({ width, height, numFrames }: Size, { stride }: LatentSpec, patch: readonly [number, number, number] = [1, 1, 1]): void {
+export function checkSize(
+  { width, height, numFrames }: Size,
+  { stride }: LatentSpec,
+  patch: readonly [number, number, number] = [1, 1, 1],
+): void {
   if ((numFrames - 1) % stride[0] !== 0) {
     const below = 1 + stride[0] * Math.floor((numFrames - 1) / stride[0]);
-    throw new WaverError("invalid_input", `numFrames ${numFrames} is not 1 more than a multiple of ${stride[0]}`, { hint: `use ${below} or ${below + stride[0]}` });
+    throw new WaverError("invalid_input", `numFrames ${numFrames} is not 1 more than a multiple of ${stride[0]}`, {
+      hint: `use ${below} or ${below + stride[0]}`,
+    });
   }
   const sides = { height: [height, stride[1] * patch[1]], width: [width, stride[2] * patch[2]] } as const;
   for (const [name, [side, unit]] of Object.entries(sides))
     if (side % unit !== 0)
-      throw new WaverError("invalid_input", `${name} ${side} does not divide by ${unit}`, { hint: `use ${Math.max(unit, Math.floor(side / unit) * unit)} or ${Math.ceil(side / unit) * unit}` });
+      throw new WaverError("invalid_input", `${name} ${side} does not divide by ${unit}`, {
+        hint: `use ${Math.max(unit, Math.floor(side / unit) * unit)} or ${Math.ceil(side / unit) * unit}`,
+      });
   const latentFrames = 1 + (numFrames - 1) / stride[0];
-  if (latentFrames % patch[0] !== 0) throw new WaverError("invalid_input", `numFrames ${numFrames} gives ${latentFrames} latent frames, which do not divide by ${patch[0]}`);
+  if (latentFrames % patch[0] !== 0)
+    throw new WaverError(
+      "invalid_input",
+      `numFrames ${numFrames} gives ${latentFrames} latent frames, which do not divide by ${patch[0]}`,
+    );
 }

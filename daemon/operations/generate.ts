@@ -22,8 +22,15 @@ export const generate = defineOperation({
     guide: { hook: "guide", summary: "how the prompt is enforced", default: { id: "cfg" } },
   },
   reads: ({ model, promptFile, image, lastImage, latents }) =>
-    [Digest.safeParse(model).success ? undefined : model, promptFile, image, lastImage, latents?.replace(/#[^#/]*$/, "")].filter((path) => path !== undefined),
-  writes: ({ items }) => items.flatMap(({ path, latents, frames }) => [path, latents, frames].filter((each) => each !== undefined)),
+    [
+      Digest.safeParse(model).success ? undefined : model,
+      promptFile,
+      image,
+      lastImage,
+      latents?.replace(/#[^#/]*$/, ""),
+    ].filter((path) => path !== undefined),
+  writes: ({ items }) =>
+    items.flatMap(({ path, latents, frames }) => [path, latents, frames].filter((each) => each !== undefined)),
   examples: [
     'waver generate --model MODEL --prompt "a red ball rolls over grass" --output ball.mp4',
     "waver generate --model MODEL --prompt-file prompts.txt --image first.png --guide video-apg --output out/",
@@ -37,7 +44,11 @@ export const generate = defineOperation({
       const batch = samples.slice(at, at + request.batchSize);
       const latents = await ctx.unit(`latents ${at}`, z.string(), () => job.denoise(batch));
       for (const [row, sample] of batch.entries()) {
-        items.push(await ctx.unit(`file ${sample.index}`, Item, () => job.decode(sample, join(ctx.workDir, latents), row, samples.length)));
+        items.push(
+          await ctx.unit(`file ${sample.index}`, Item, () =>
+            job.decode(sample, join(ctx.workDir, latents), row, samples.length),
+          ),
+        );
         ctx.progress(items.length, samples.length, "samples");
       }
     }

@@ -1,8 +1,9 @@
 /** Euler's method on the flow: one prediction a step, x moves along it by the step in time. Latents are [B C T h w]. */
+
+import type { Tensor } from "../../native/index.ts";
+import type { SampleRequest } from "../index.ts";
 import { type Guarded, integrate } from "./integrate.ts";
 import type { Schedule } from "./schedule.ts";
-import type { SampleRequest } from "../index.ts";
-import type { Tensor } from "../../native/index.ts";
 
 export function euler(request: SampleRequest, schedule: Schedule): Promise<Tensor> {
   const { sigmas } = schedule;

@@ -4,7 +4,11 @@ import { definePlugin, provide, z } from "../index.ts";
 const options = z.strictObject({
   path: z.string().optional().describe("folder with a scheduler_config.json; Waver's own grid without one"),
   mu: z.number().optional().describe("shift by resolution, for schedulers with use_dynamic_shifting"),
-  sigmas: z.array(z.number().min(0).max(1)).min(1).optional().describe("explicit sigmas before shifting, largest first; their number is the number of steps"),
+  sigmas: z
+    .array(z.number().min(0).max(1))
+    .min(1)
+    .optional()
+    .describe("explicit sigmas before shifting, largest first; their number is the number of steps"),
 });
 
 export default definePlugin({
@@ -26,7 +30,10 @@ export default definePlugin({
         const { euler } = await import("./euler.ts");
         const config = readSchedulerConfig(options.path);
         const how = { numSteps: request.numSteps, shift: request.shift, mu: options.mu, sigmas: options.sigmas };
-        const schedule = config._class_name === "FlowMatchEulerDiscreteScheduler" ? flowMatchEulerSchedule(config, how) : waverSchedule({ ...how, shift: how.shift ?? config.shift });
+        const schedule =
+          config._class_name === "FlowMatchEulerDiscreteScheduler"
+            ? flowMatchEulerSchedule(config, how)
+            : waverSchedule({ ...how, shift: how.shift ?? config.shift });
         return euler(request, schedule);
       },
     }),
@@ -42,7 +49,12 @@ export default definePlugin({
         const { flowUniPCSchedule } = await import("./schedule.ts");
         const { solverOf, uniPC } = await import("./unipc.ts");
         const config = readSchedulerConfig(options.path);
-        const schedule = flowUniPCSchedule(config, { numSteps: request.numSteps, shift: request.shift, mu: options.mu, sigmas: options.sigmas });
+        const schedule = flowUniPCSchedule(config, {
+          numSteps: request.numSteps,
+          shift: request.shift,
+          mu: options.mu,
+          sigmas: options.sigmas,
+        });
         return uniPC(request, schedule, solverOf(config));
       },
     }),

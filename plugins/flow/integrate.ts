@@ -1,6 +1,7 @@
 /** The loop that every sampler shares: predict, step, publish, go on; cancelled between steps, resumable after each. */
-import { WaverError, type SampleRequest } from "../index.ts";
-import { scope, tensor, type Tensor } from "../../native/index.ts";
+
+import { scope, type Tensor, tensor } from "../../native/index.ts";
+import { type SampleRequest, WaverError } from "../index.ts";
 import type { Schedule } from "./schedule.ts";
 
 /** One step as a solver sees it. Tensors are borrowed. */
@@ -22,7 +23,8 @@ export async function integrate(request: SampleRequest, schedule: Schedule, step
   let state: Readonly<Record<string, Tensor>> = scoped(() => copy(request.state ?? {}));
   try {
     for (let k = request.startStep ?? 0; k < numSteps; k++) {
-      if (request.signal.aborted) throw new WaverError("cancelled", "the job was cancelled", { cause: request.signal.reason });
+      if (request.signal.aborted)
+        throw new WaverError("cancelled", "the job was cancelled", { cause: request.signal.reason });
       const next = scope(() => {
         const time = (schedule.timesteps[k] as number) / 1000;
         const t = tensor(new Array<number>(x.size(0)).fill(time), { dtype: "float64", device: x.device });

@@ -55,7 +55,9 @@ const f32 = Math.fround;
 /** t = s u / (1 + (s - 1) u) (Waver 4.2; SD3, eq. 23). */
 export const shifted = (u: number, shift: number): number => (shift * u) / (1 + (shift - 1) * u);
 const linspace = (from: number, to: number, count: number): number[] =>
-  Array.from({ length: count }, (_, i) => (count === 1 ? from : i === count - 1 ? to : from + (i * (to - from)) / (count - 1)));
+  Array.from({ length: count }, (_, i) =>
+    count === 1 ? from : i === count - 1 ? to : from + (i * (to - from)) / (count - 1),
+  );
 
 /** Waver's grid (waver.md, Prediction): u = 1 - k / numSteps, shifted once. */
 export function waverSchedule({ numSteps, shift = 1 }: ScheduleRequest): Schedule {
@@ -75,7 +77,9 @@ export function flowMatchEulerSchedule(config: SchedulerConfig, request: Schedul
   const least = f32(1 / train);
   const sigmaMin = config.use_dynamic_shifting ? least : f32(f32(shift * least) / f32(1 + f32((shift - 1) * least)));
   const points = request.sigmas?.map(f32) ?? linspace(train, sigmaMin * train, request.numSteps).map((t) => t / train);
-  let sigmas = config.use_dynamic_shifting ? points.map((t) => dynamicShift(config, request.mu, t)) : points.map((t) => shifted(t, shift));
+  let sigmas = config.use_dynamic_shifting
+    ? points.map((t) => dynamicShift(config, request.mu, t))
+    : points.map((t) => shifted(t, shift));
   if (config.shift_terminal) sigmas = stretchTo(config.shift_terminal, sigmas);
   const kept = Float32Array.from(sigmas, (sigma) => (config.invert_sigmas ? f32(1 - f32(sigma)) : sigma));
   return {
@@ -94,18 +98,26 @@ export function flowUniPCSchedule(config: SchedulerConfig, request: ScheduleRequ
   const shift = request.shift ?? config.flow_shift ?? 1;
   const train = config.num_train_timesteps;
   const points = request.sigmas ?? linspace(1, 1 / train, request.numSteps + 1).slice(0, -1);
-  let sigmas = config.use_dynamic_shifting ? points.map((t) => dynamicShift(config, request.mu, t)) : points.map((t) => shifted(t, shift));
+  let sigmas = config.use_dynamic_shifting
+    ? points.map((t) => dynamicShift(config, request.mu, t))
+    : points.map((t) => shifted(t, shift));
   if (config.shift_terminal) sigmas = stretchTo(config.shift_terminal, sigmas);
   // log(1 - sigma) must stay finite: the reference steps back from 1 by this much
   const eps = 1e-6;
   if (Math.abs((sigmas[0] as number) - 1) < eps) sigmas[0] = (sigmas[0] as number) - eps;
   const last = config.final_sigmas_type === "zero" ? 0 : (sigmas.at(-1) as number);
-  return { sigmas: Float32Array.from([...sigmas, last]), timesteps: Float64Array.from(sigmas, (sigma) => Math.trunc(sigma * train)) };
+  return {
+    sigmas: Float32Array.from([...sigmas, last]),
+    timesteps: Float64Array.from(sigmas, (sigma) => Math.trunc(sigma * train)),
+  };
 }
 
 /** A shift that grows with resolution: mu is given by the pipeline (SD3; Flux). */
 function dynamicShift(config: SchedulerConfig, mu: number | undefined, t: number): number {
-  if (mu === undefined) throw new WaverError("invalid_input", "this scheduler shifts by resolution and needs mu", { hint: "give sampler.mu, or set use_dynamic_shifting to false" });
+  if (mu === undefined)
+    throw new WaverError("invalid_input", "this scheduler shifts by resolution and needs mu", {
+      hint: "give sampler.mu, or set use_dynamic_shifting to false",
+    });
   const weight = config.time_shift_type === "exponential" ? Math.exp(mu) : mu;
   return weight / (weight + (1 / t - 1));
 }
@@ -118,6 +130,11 @@ function stretchTo(terminal: number, sigmas: readonly number[]): number[] {
 
 /** A setting that would change the result and is not implemented is an error, never ignored. */
 function refuseUnknown(config: SchedulerConfig): void {
-  const on = (["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "thresholding", "stochastic_sampling"] as const).find((key) => config[key] === true);
-  if (on !== undefined) throw new WaverError("invalid_input", `the scheduler sets ${on}, which no sampler here implements`, { hint: `set ${on} to false in scheduler_config.json` });
+  const on = (
+    ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "thresholding", "stochastic_sampling"] as const
+  ).find((key) => config[key] === true);
+  if (on !== undefined)
+    throw new WaverError("invalid_input", `the scheduler sets ${on}, which no sampler here implements`, {
+      hint: `set ${on} to false in scheduler_config.json`,
+    });
 }

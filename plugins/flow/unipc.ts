@@ -5,10 +5,11 @@
  * With m = x0 predictions, alpha = 1 - sigma, lambda = log(alpha / sigma), h = lambda_t - lambda_s:
  *   x_t = sigma_t / sigma_s * x_s - alpha_t (e^-h - 1) m_0 - alpha_t B(h) sum_k rho_k (m_k - m_0) / r_k
  */
+
+import type { Tensor } from "../../native/index.ts";
+import type { SampleRequest } from "../index.ts";
 import { type Guarded, integrate } from "./integrate.ts";
 import type { Schedule, SchedulerConfig } from "./schedule.ts";
-import type { SampleRequest } from "../index.ts";
-import type { Tensor } from "../../native/index.ts";
 
 export interface Solver {
   readonly order: number;
@@ -38,7 +39,15 @@ export function uniPC(request: SampleRequest, schedule: Schedule, solver: Solver
     const past = Array.from({ length: solver.order }, (_, i) => state[`m${i}`]).filter((value) => value !== undefined); // newest first
     const corrects = state.last !== undefined && !solver.disableCorrector.includes(k - 1);
     const here = corrects
-      ? update({ sigmas, from: k - 1, order: Math.min(highest(k - 1), past.length), type: solver.type, x: state.last as Tensor, ms: past, target: m })
+      ? update({
+          sigmas,
+          from: k - 1,
+          order: Math.min(highest(k - 1), past.length),
+          type: solver.type,
+          x: state.last as Tensor,
+          ms: past,
+          target: m,
+        })
       : x;
     const ms = [m, ...past].slice(0, solver.order);
     const next = update({ sigmas, from: k, order: Math.min(highest(k), ms.length), type: solver.type, x: here, ms });
@@ -74,7 +83,8 @@ function update({ sigmas, from, order, type, x, ms, target }: Update): Tensor {
   const ratios = Array.from({ length: order - 1 }, (_, i) => (lambda(from - 1 - i) - lambda(from)) / h);
   const rhos = weights(h, B, ratios, target !== undefined);
   let x1 = x.mul(t / s).sub(m0.mul(alpha * phi1));
-  for (const [i, r] of ratios.entries()) x1 = x1.sub((ms[i + 1] as Tensor).sub(m0).mul((alpha * B * (rhos[i] as number)) / r));
+  for (const [i, r] of ratios.entries())
+    x1 = x1.sub((ms[i + 1] as Tensor).sub(m0).mul((alpha * B * (rhos[i] as number)) / r));
   return target === undefined ? x1 : x1.sub(target.sub(m0).mul(alpha * B * (rhos.at(-1) as number)));
 }
 
@@ -91,7 +101,10 @@ function weights(h: number, B: number, ratios: readonly number[], corrector: boo
     factorial *= i + 1;
     phi = phi / -h - 1 / factorial;
   }
-  return solve(nodes.map((_, row) => nodes.map((node) => node ** row)), b);
+  return solve(
+    nodes.map((_, row) => nodes.map((node) => node ** row)),
+    b,
+  );
 }
 
 /** Gaussian elimination with partial pivoting; the systems are 2x2 or 3x3. */

@@ -5,7 +5,7 @@
  * weighted by eta. Norm and projection run over `axes`: the whole sample in the paper, [C H W] of each latent frame in Waver.
  * Predictions are [B C T h w].
  */
-import { tensor, type Tensor } from "../../native/index.ts";
+import { type Tensor, tensor } from "../../native/index.ts";
 
 export interface Apg {
   readonly scale: number;
@@ -26,7 +26,12 @@ export interface Guided {
   readonly clip: Tensor;
 }
 
-export function apg(cond: Tensor, uncond: Tensor, guidance: Tensor, { scale, eta, threshold, axes, form }: Apg): Guided {
+export function apg(
+  cond: Tensor,
+  uncond: Tensor,
+  guidance: Tensor,
+  { scale, eta, threshold, axes, form }: Apg,
+): Guided {
   const norm = guidance.norm(2, axes, true);
   const clip = threshold > 0 ? norm.reciprocal().mul(threshold).clamp(null, 1) : norm.mul(0).add(1);
   // the reference projects in float64: the two parts nearly cancel
@@ -49,7 +54,10 @@ export class Momentum {
   /** guidance + momentum * (what it was before). */
   update(guidance: Tensor): Tensor {
     const before = this.#sum;
-    const sum = before === undefined ? guidance : guidance.add(tensor(before, { device: guidance.device }).reshape(guidance.shape).mul(this.momentum));
+    const sum =
+      before === undefined
+        ? guidance
+        : guidance.add(tensor(before, { device: guidance.device }).reshape(guidance.shape).mul(this.momentum));
     this.#sum = sum.toFloat32Array();
     return sum;
   }

@@ -7,12 +7,18 @@ const ELEMENTS_720P = 16 * 90 * 160;
 
 const common = {
   eta: z.number().describe("weight of the guidance along the conditional prediction"),
-  threshold: z.union([z.number().min(0), z.literal("scaled")]).describe("largest norm of the guidance; 0: no limit; scaled: 27 at 720p, by the root of the latent's size elsewhere"),
+  threshold: z
+    .union([z.number().min(0), z.literal("scaled")])
+    .describe(
+      "largest norm of the guidance; 0: no limit; scaled: 27 at 720p, by the root of the latent's size elsewhere",
+    ),
   momentum: z.number().nullable().default(null).describe("weight of the guidance of earlier steps; null: none"),
 };
 
 /** Wraps the arithmetic, which is loaded with the engine, into a guide. */
-async function guide(settings: Omit<Apg, "threshold"> & { threshold: number | "scaled"; momentum: number | null }): Promise<Guide> {
+async function guide(
+  settings: Omit<Apg, "threshold"> & { threshold: number | "scaled"; momentum: number | null },
+): Promise<Guide> {
   const { apg, Momentum: Running } = await import("./apg.ts");
   const running: Momentum | undefined = settings.momentum === null ? undefined : new Running(settings.momentum);
   return ({ predict, step, latents }: GuideCall) => {
@@ -22,7 +28,8 @@ async function guide(settings: Omit<Apg, "threshold"> & { threshold: number | "s
     if (step === 0) running?.reset();
     const difference = cond.sub(uncond);
     const [, C, , h, w] = latents.shape as [number, number, number, number, number];
-    const threshold = settings.threshold === "scaled" ? 27 * Math.sqrt((C * h * w) / ELEMENTS_720P) : settings.threshold;
+    const threshold =
+      settings.threshold === "scaled" ? 27 * Math.sqrt((C * h * w) / ELEMENTS_720P) : settings.threshold;
     return apg(cond, uncond, running?.update(difference) ?? difference, { ...settings, threshold }).prediction;
   };
 }
@@ -38,7 +45,12 @@ export default definePlugin({
       summary: "projected guidance, one norm and one projection a latent frame",
       source: "Waver 4.5 (scale 8, threshold 27); eta and momentum are not given there: 0 and none",
       runs: "device",
-      options: z.strictObject({ scale: z.number().min(0).default(8), ...common, eta: common.eta.default(0), threshold: common.threshold.default("scaled") }),
+      options: z.strictObject({
+        scale: z.number().min(0).default(8),
+        ...common,
+        eta: common.eta.default(0),
+        threshold: common.threshold.default("scaled"),
+      }),
       traits: {},
       run: async (_input, { options }) => guide({ ...options, axes: [1, 3, 4], form: "paper" }),
     }),

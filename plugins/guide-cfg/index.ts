@@ -14,7 +14,12 @@ export default definePlugin({
       runs: "device",
       options: z.strictObject({
         scale: z.number().min(0).default(5).describe("weight of the prompt; 1 turns guidance off and saves a pass"),
-        rescale: z.number().min(0).max(1).default(0).describe("how far the spread is drawn back to that of the prompted prediction"),
+        rescale: z
+          .number()
+          .min(0)
+          .max(1)
+          .default(0)
+          .describe("how far the spread is drawn back to that of the prompted prediction"),
         from: z.number().min(0).max(1).default(0).describe("part of the steps before guidance starts"),
         to: z.number().min(0).max(1).default(1).describe("part of the steps after which it stops"),
       }),

@@ -5,7 +5,9 @@
 
 /** The entities of HTML 4; those of Latin-1 (in code point order from 160) and the first four also count without a semicolon. */
 const LATIN_1 =
-  "nbsp iexcl cent pound curren yen brvbar sect uml copy ordf laquo not shy reg macr deg plusmn sup2 sup3 acute micro para middot cedil sup1 ordm raquo frac14 frac12 frac34 iquest Agrave Aacute Acirc Atilde Auml Aring AElig Ccedil Egrave Eacute Ecirc Euml Igrave Iacute Icirc Iuml ETH Ntilde Ograve Oacute Ocirc Otilde Ouml times Oslash Ugrave Uacute Ucirc Uuml Yacute THORN szlig agrave aacute acirc atilde auml aring aelig ccedil egrave eacute ecirc euml igrave iacute icirc iuml eth ntilde ograve oacute ocirc otilde ouml divide oslash ugrave uacute ucirc uuml yacute thorn yuml".split(" ");
+  "nbsp iexcl cent pound curren yen brvbar sect uml copy ordf laquo not shy reg macr deg plusmn sup2 sup3 acute micro para middot cedil sup1 ordm raquo frac14 frac12 frac34 iquest Agrave Aacute Acirc Atilde Auml Aring AElig Ccedil Egrave Eacute Ecirc Euml Igrave Iacute Icirc Iuml ETH Ntilde Ograve Oacute Ocirc Otilde Ouml times Oslash Ugrave Uacute Ucirc Uuml Yacute THORN szlig agrave aacute acirc atilde auml aring aelig ccedil egrave eacute ecirc euml igrave iacute icirc iuml eth ntilde ograve oacute ocirc otilde ouml divide oslash ugrave uacute ucirc uuml yacute thorn yuml".split(
+    " ",
+  );
 const GREEK =
   "Alpha Α Beta Β Gamma Γ Delta Δ Epsilon Ε Zeta Ζ Eta Η Theta Θ Iota Ι Kappa Κ Lambda Λ Mu Μ Nu Ν Xi Ξ Omicron Ο Pi Π Rho Ρ Sigma Σ Tau Τ Upsilon Υ Phi Φ Chi Χ Psi Ψ Omega Ω alpha α beta β gamma γ delta δ epsilon ε zeta ζ eta η theta θ iota ι kappa κ lambda λ mu μ nu ν xi ξ omicron ο pi π rho ρ sigmaf ς sigma σ tau τ upsilon υ phi φ chi χ psi ψ omega ω thetasym ϑ upsih ϒ piv ϖ";
 const SYMBOLS =
@@ -45,18 +47,21 @@ function fromCode(code: number): string {
 
 /** Python's html.unescape, for the entities of HTML 4. */
 export function unescapeHtml(text: string): string {
-  return text.replace(/&(?:#(\d+);?|#[xX]([0-9a-fA-F]+);?|([A-Za-z][A-Za-z0-9]{1,31})(;?))/g, (whole, decimal?: string, hex?: string, name?: string, end?: string) => {
-    if (decimal !== undefined) return fromCode(Number.parseInt(decimal, 10));
-    if (hex !== undefined) return fromCode(Number.parseInt(hex, 16));
-    if (name === undefined) return whole;
-    if (end === ";" && ENTITIES.has(name)) return ENTITIES.get(name) as string;
-    // without its semicolon, the longest old name that begins the word counts: "&copyright" is "(c)right"
-    for (let n = name.length; n > 1; n--) {
-      const legacy = LEGACY.get(name.slice(0, n));
-      if (legacy !== undefined) return legacy + name.slice(n) + end;
-    }
-    return whole;
-  });
+  return text.replace(
+    /&(?:#(\d+);?|#[xX]([0-9a-fA-F]+);?|([A-Za-z][A-Za-z0-9]{1,31})(;?))/g,
+    (whole, decimal?: string, hex?: string, name?: string, end?: string) => {
+      if (decimal !== undefined) return fromCode(Number.parseInt(decimal, 10));
+      if (hex !== undefined) return fromCode(Number.parseInt(hex, 16));
+      if (name === undefined) return whole;
+      if (end === ";" && ENTITIES.has(name)) return ENTITIES.get(name) as string;
+      // without its semicolon, the longest old name that begins the word counts: "&copyright" is "(c)right"
+      for (let n = name.length; n > 1; n--) {
+        const legacy = LEGACY.get(name.slice(0, n));
+        if (legacy !== undefined) return legacy + name.slice(n) + end;
+      }
+      return whole;
+    },
+  );
 }
 
 /** Two letters in one character; NFKC would also undo what a prompt may mean (superscripts, fractions). */
@@ -83,4 +88,7 @@ export function fixText(text: string): string {
 }
 
 /** A prompt as the pipelines hand it to the tokenizer. */
-export const cleanPrompt = (text: string): string => unescapeHtml(unescapeHtml(fixText(text))).replace(/\s+/g, " ").trim();
+export const cleanPrompt = (text: string): string =>
+  unescapeHtml(unescapeHtml(fixText(text)))
+    .replace(/\s+/g, " ")
+    .trim();

@@ -1,8 +1,19 @@
 /** A text encoder as the contract wants it: texts in, states and mask out. */
 import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import {
+  type Checkpoint,
+  type Device,
+  type DType,
+  Generator,
+  itemSize,
+  openCheckpoint,
+  pad,
+  saveSafetensors,
+  scope,
+  tensor,
+} from "../../native/index.ts";
 import { type Conditioning, type TextEncoder as Contract, WaverError, z } from "../index.ts";
-import { type Checkpoint, type Device, type DType, Generator, itemSize, openCheckpoint, pad, saveSafetensors, scope, tensor } from "../../native/index.ts";
 import { cleanPrompt } from "./clean.ts";
 import { T5Encoder } from "./model.ts";
 import { biasInEveryLayer, T5Config } from "./params.ts";
@@ -22,7 +33,10 @@ const WEIGHTS = "model.safetensors";
 
 export function readConfig(folder: string): T5Config {
   const path = join(folder, "config.json");
-  if (!existsSync(path)) throw new WaverError("checkpoint_missing", `${folder} holds no config.json`, { hint: "path must name the folder of a text encoder, for instance MODEL/text_encoder" });
+  if (!existsSync(path))
+    throw new WaverError("checkpoint_missing", `${folder} holds no config.json`, {
+      hint: "path must name the folder of a text encoder, for instance MODEL/text_encoder",
+    });
   const parsed = T5Config.safeParse(JSON.parse(readFileSync(path, "utf8")));
   if (!parsed.success) throw new WaverError("checkpoint_invalid", `${path}: ${z.prettifyError(parsed.error)}`);
   return parsed.data;
@@ -35,7 +49,11 @@ function tokenizerFolder(folder: string): string {
 }
 
 /** What an encoder needs of a checkpoint: whole T5 models bring a decoder too, some name the embedding twice. */
-export function encoderWeights(weights: Checkpoint): { keys: string[]; get: Checkpoint["get"]; info: Checkpoint["info"] } {
+export function encoderWeights(weights: Checkpoint): {
+  keys: string[];
+  get: Checkpoint["get"];
+  info: Checkpoint["info"];
+} {
   const twin = "encoder.embed_tokens.weight";
   const at = (key: string): string => (key === "shared.weight" && !weights.has(key) ? twin : key);
   const keys = weights.keys.filter((key) => !key.startsWith("decoder.") && key !== "lm_head.weight" && key !== twin);
@@ -80,7 +98,8 @@ export class T5TextEncoder implements Contract {
 
   /** Fresh weights for a tokenizer, for joint training. `tokenizer` must be set. */
   static fresh(config: T5Config, seed: number, settings: Settings): T5TextEncoder {
-    if (settings.tokenizer === undefined) throw new WaverError("invalid_input", "fresh weights need a tokenizer to belong to");
+    if (settings.tokenizer === undefined)
+      throw new WaverError("invalid_input", "fresh weights need a tokenizer to belong to");
     const encoder = new T5TextEncoder(config, settings, settings.tokenizer);
     using generator = new Generator(seed);
     encoder.module.init(generator, settings);
@@ -89,7 +108,10 @@ export class T5TextEncoder implements Contract {
 
   tokenize(texts: readonly string[]): number[][] {
     const { clean, maxTokens } = this.#settings;
-    return texts.map((text) => [...this.tokenizer.encode(clean ? cleanPrompt(text) : text).slice(0, maxTokens - 1), this.#config.eos_token_id]);
+    return texts.map((text) => [
+      ...this.tokenizer.encode(clean ? cleanPrompt(text) : text).slice(0, maxTokens - 1),
+      this.#config.eos_token_id,
+    ]);
   }
 
   encode(texts: readonly string[], { padTo = 0 }: { padTo?: number } = {}): Conditioning {
@@ -98,9 +120,15 @@ export class T5TextEncoder implements Contract {
     return scope(() => {
       const { device } = this.module.shared.weight;
       const longest = Math.max(...rows.map((row) => row.length));
-      const padded = rows.map((row) => [...row, ...new Array<number>(longest - row.length).fill(this.#config.pad_token_id)]);
+      const padded = rows.map((row) => [
+        ...row,
+        ...new Array<number>(longest - row.length).fill(this.#config.pad_token_id),
+      ]);
       const ids = tensor(padded, { dtype: "int64", device });
-      const mask = tensor(rows.map((row) => Array.from({ length }, (_, i) => i < row.length)), { device });
+      const mask = tensor(
+        rows.map((row) => Array.from({ length }, (_, i) => i < row.length)),
+        { device },
+      );
       const real = mask.narrow(1, 0, longest);
       // zero rows after the prompt: what an encoder says at padded positions means nothing, and Wan's DiT has no mask
       const states = this.module.forward(ids, real).mul(real.unsqueeze(2).to(this.module.shared.weight.dtype));
@@ -112,7 +140,10 @@ export class T5TextEncoder implements Contract {
     mkdirSync(folder, { recursive: true });
     saveSafetensors(join(folder, WEIGHTS), this.module.stateDict(), { format: "pt" });
     const architecture = biasInEveryLayer(this.#config) ? "UMT5EncoderModel" : "T5EncoderModel";
-    writeFileSync(join(folder, "config.json"), `${JSON.stringify({ architectures: [architecture], ...this.#config }, null, 2)}\n`);
+    writeFileSync(
+      join(folder, "config.json"),
+      `${JSON.stringify({ architectures: [architecture], ...this.#config }, null, 2)}\n`,
+    );
     for (const name of ["tokenizer.json", "tokenizer_config.json"]) {
       const source = join(this.#tokenizerFolder, name);
       if (existsSync(source)) copyFileSync(source, join(folder, name));

@@ -11,7 +11,10 @@ const options = (maxTokens: number) =>
     tokenizer: z.string().optional().describe("folder with tokenizer.json; beside the encoder when absent"),
     dtype: z.enum(["float32", "bfloat16"]).optional().describe("precision of the weights; as stored when absent"),
     maxTokens: z.int().positive().default(maxTokens).describe("longer prompts are cut"),
-    clean: z.boolean().default(true).describe("repair text, undo HTML escapes, squeeze blanks, as the Wan pipeline does"),
+    clean: z
+      .boolean()
+      .default(true)
+      .describe("repair text, undo HTML escapes, squeeze blanks, as the Wan pipeline does"),
   });
 
 const encoder = (id: string, summary: string, source: string, classes: string[], maxTokens: number) =>
@@ -35,7 +38,8 @@ const encoder = (id: string, summary: string, source: string, classes: string[],
   });
 
 function given(path: string | undefined): string {
-  if (path === undefined) throw new WaverError("invalid_input", "a T5 encoder needs a path, or a config for fresh weights");
+  if (path === undefined)
+    throw new WaverError("invalid_input", "a T5 encoder needs a path, or a config for fresh weights");
   return path;
 }
 

@@ -5,7 +5,18 @@
  * Children are named by the checkpoint's keys. Axes: B batch, L tokens, D width, H heads.
  */
 import {
-  arange, Embedding, Linear, Module, mergeHeads, normalInit, RMSNorm, scaledDotProductAttention, scope, splitHeads, type Tensor, where,
+  arange,
+  Embedding,
+  Linear,
+  Module,
+  mergeHeads,
+  normalInit,
+  RMSNorm,
+  scaledDotProductAttention,
+  scope,
+  splitHeads,
+  type Tensor,
+  where,
 } from "../../native/index.ts";
 import { biasInEveryLayer, type T5Config } from "./params.ts";
 
@@ -32,12 +43,18 @@ class SelfAttention extends Module {
     this.k = linear(d_model, inner, d_model ** -0.5);
     this.v = linear(d_model, inner, d_model ** -0.5);
     this.o = linear(inner, d_model, inner ** -0.5);
-    this.relative_attention_bias = ownsBias ? new Embedding(relative_attention_num_buckets, num_heads, { init: normalInit(d_model ** -0.5) }) : undefined;
+    this.relative_attention_bias = ownsBias
+      ? new Embedding(relative_attention_num_buckets, num_heads, { init: normalInit(d_model ** -0.5) })
+      : undefined;
   }
 
   /** x [B L D], bias [B or 1, H, L, L] -> [B L D] */
   forward(x: Tensor, bias: Tensor): Tensor {
-    const [q, k, v] = [this.q, this.k, this.v].map((project) => splitHeads(project.forward(x), this.#heads)) as [Tensor, Tensor, Tensor];
+    const [q, k, v] = [this.q, this.k, this.v].map((project) => splitHeads(project.forward(x), this.#heads)) as [
+      Tensor,
+      Tensor,
+      Tensor,
+    ];
     return this.o.forward(mergeHeads(scaledDotProductAttention(q, k, v, { mask: bias, scale: 1 })));
   }
 }
@@ -91,7 +108,10 @@ export class T5Encoder extends Module {
     this.#config = config;
     this.shared = new Embedding(config.vocab_size, config.d_model);
     this.encoder = {
-      block: Array.from({ length: config.num_layers }, (_, i) => new Block(config, i === 0 || biasInEveryLayer(config))),
+      block: Array.from(
+        { length: config.num_layers },
+        (_, i) => new Block(config, i === 0 || biasInEveryLayer(config)),
+      ),
       final_layer_norm: new RMSNorm(config.d_model, { eps: config.layer_norm_epsilon }),
     };
   }
@@ -130,10 +150,19 @@ export class T5Encoder extends Module {
     const at = arange(0, length, 1, { dtype: "int64", device });
     const distance = at.unsqueeze(0).sub(at.unsqueeze(1));
     const far = distance.abs();
-    const logarithmic = far.to("float32").div(exact).log().div(Math.log(relative_attention_max_distance / exact)).mul(half - exact);
-    const shared = logarithmic.clamp(0, half - 1 - exact).to("int64").add(exact);
+    const logarithmic = far
+      .to("float32")
+      .div(exact)
+      .log()
+      .div(Math.log(relative_attention_max_distance / exact))
+      .mul(half - exact);
+    const shared = logarithmic
+      .clamp(0, half - 1 - exact)
+      .to("int64")
+      .add(exact);
     return where(far.lt(exact), far, shared).add(distance.gt(0).to("int64").mul(half));
   }
 }
 
-const linear = (from: number, to: number, std: number): Linear => new Linear(from, to, { bias: false, init: normalInit(std) });
+const linear = (from: number, to: number, std: number): Linear =>
+  new Linear(from, to, { bias: false, init: normalInit(std) });

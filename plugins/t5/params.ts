@@ -13,7 +13,9 @@ export const T5Config = z.object({
   relative_attention_num_buckets: z.int().positive().default(32),
   relative_attention_max_distance: z.int().positive().default(128),
   layer_norm_epsilon: z.number().positive().default(1e-6),
-  feed_forward_proj: z.literal("gated-gelu", { error: "only T5 1.1 and later (feed_forward_proj gated-gelu) is supported" }),
+  feed_forward_proj: z.literal("gated-gelu", {
+    error: "only T5 1.1 and later (feed_forward_proj gated-gelu) is supported",
+  }),
   eos_token_id: z.int().default(1),
   pad_token_id: z.int().default(0),
 });

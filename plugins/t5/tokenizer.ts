@@ -12,7 +12,15 @@ import { WaverError, z } from "../index.ts";
 
 const TokenizerFile = z.object({
   added_tokens: z
-    .array(z.object({ id: z.int(), content: z.string().min(1), single_word: z.boolean().default(false), lstrip: z.boolean().default(false), rstrip: z.boolean().default(false) }))
+    .array(
+      z.object({
+        id: z.int(),
+        content: z.string().min(1),
+        single_word: z.boolean().default(false),
+        lstrip: z.boolean().default(false),
+        rstrip: z.boolean().default(false),
+      }),
+    )
     .default([]),
   post_processor: z.unknown(),
   model: z.object({
@@ -64,7 +72,10 @@ export class UnigramTokenizer {
     this.#longest = longest;
     this.#unknown = model.unk_id ?? 0;
     this.#unknownScore = least - UNKNOWN_PENALTY;
-    const bytes = Array.from({ length: 256 }, (_, byte) => this.#pieces.get(`<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`)?.id);
+    const bytes = Array.from(
+      { length: 256 },
+      (_, byte) => this.#pieces.get(`<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`)?.id,
+    );
     this.#bytes = model.byte_fallback && bytes.every((id) => id !== undefined) ? (bytes as number[]) : undefined;
     this.#added = new Map(added_tokens.map(({ content, id }) => [content, id]));
     const longestFirst = added_tokens.toSorted((a, b) => b.content.length - a.content.length);
@@ -96,7 +107,10 @@ export class UnigramTokenizer {
   #encodePlain(text: string): number[] {
     if (text === "") return [];
     const normal = this.#published.getNormalizer()?.normalizeString(text) ?? text;
-    const words = this.#published.getPreTokenizer()?.preTokenizeString(normal).map(([word]) => word) ?? [normal];
+    const words = this.#published
+      .getPreTokenizer()
+      ?.preTokenizeString(normal)
+      .map(([word]) => word) ?? [normal];
     return words.flatMap((word) => this.#segment(word));
   }
 
@@ -127,7 +141,8 @@ export class UnigramTokenizer {
       }
     }
     const pieces: string[] = [];
-    for (let to = n; to > 0; to = start[to] as number) pieces.unshift(characters.slice(start[to] as number, to).join(""));
+    for (let to = n; to > 0; to = start[to] as number)
+      pieces.unshift(characters.slice(start[to] as number, to).join(""));
     const ids: number[] = [];
     let unknown = "";
     for (const piece of pieces) {

@@ -1,8 +1,22 @@
 /** The VAE as a codec: loaded from a Diffusers folder, normalising its latents, in chunks where a clip is long. */
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import {
+  Conv2d,
+  Conv3d,
+  cat,
+  type Device,
+  type DType,
+  itemSize,
+  keep,
+  openCheckpoint,
+  type Generator as Random,
+  saveSafetensors,
+  scope,
+  type Tensor,
+  tensor,
+} from "../../native/index.ts";
 import { type Codec, type LatentSpec, WaverError, z } from "../index.ts";
-import { cat, Conv2d, Conv3d, type Device, type DType, type Generator as Random, itemSize, keep, openCheckpoint, saveSafetensors, scope, type Tensor, tensor } from "../../native/index.ts";
 import type { Tap } from "./chunk.ts";
 import { AutoencoderKLWan } from "./model.ts";
 import { stride, VaeConfig } from "./params.ts";
@@ -25,7 +39,10 @@ const WEIGHTS = "diffusion_pytorch_model.safetensors";
 
 export function readConfig(folder: string): VaeConfig {
   const path = join(folder, "config.json");
-  if (!existsSync(path)) throw new WaverError("checkpoint_missing", `${folder} holds no config.json`, { hint: "path must name the folder of a VAE, for instance MODEL/vae" });
+  if (!existsSync(path))
+    throw new WaverError("checkpoint_missing", `${folder} holds no config.json`, {
+      hint: "path must name the folder of a VAE, for instance MODEL/vae",
+    });
   const parsed = VaeConfig.safeParse(JSON.parse(readFileSync(path, "utf8")));
   if (!parsed.success) throw new WaverError("checkpoint_invalid", `${path}: ${z.prettifyError(parsed.error)}`);
   return parsed.data;
@@ -74,7 +91,8 @@ export class WanVae implements Codec {
   /** Convolutions run 1.2 to 2.2 times as fast on channels-last data; the values are the same. */
   #channelsLast(): this {
     for (const [, module] of this.module.namedModules()) {
-      const memoryFormat = module instanceof Conv3d ? "channels_last_3d" : module instanceof Conv2d ? "channels_last" : undefined;
+      const memoryFormat =
+        module instanceof Conv3d ? "channels_last_3d" : module instanceof Conv2d ? "channels_last" : undefined;
       if (memoryFormat === undefined) continue;
       const { weight } = module as Conv2d | Conv3d;
       scope(() => weight.materialise(weight.detach().to({ memoryFormat })));
@@ -86,7 +104,9 @@ export class WanVae implements Codec {
     return scope(() => {
       const x = this.#input(video);
       const pass = { ...this.#pass(x.size(2), x.size(3) * x.size(4)), ...(tap === undefined ? {} : { tap }) };
-      const moments = tiledEncode(this.#settings.tiling, x, this.latent.stride, (tile) => this.module.encode(tile, pass));
+      const moments = tiledEncode(this.#settings.tiling, x, this.latent.stride, (tile) =>
+        this.module.encode(tile, pass),
+      );
       const [mean, logvar] = moments.chunk(2, 1) as [Tensor, Tensor];
       return { mean, logvar: logvar.clamp(-30, 20) };
     });
@@ -98,11 +118,15 @@ export class WanVae implements Codec {
 
   /** (z - mean) * (1 / std), the reciprocal first, as the reference rounds it. */
   normalise(latents: Tensor): Tensor {
-    return scope(() => latents.sub(this.#channelwise(this.#config.latents_mean, latents)).mul(this.#reciprocalStd(latents)));
+    return scope(() =>
+      latents.sub(this.#channelwise(this.#config.latents_mean, latents)).mul(this.#reciprocalStd(latents)),
+    );
   }
 
   denormalise(latents: Tensor): Tensor {
-    return scope(() => latents.div(this.#reciprocalStd(latents)).add(this.#channelwise(this.#config.latents_mean, latents)));
+    return scope(() =>
+      latents.div(this.#reciprocalStd(latents)).add(this.#channelwise(this.#config.latents_mean, latents)),
+    );
   }
 
   decode(latents: Tensor): Tensor {
@@ -114,7 +138,9 @@ export class WanVae implements Codec {
       const z = this.#input(latents);
       const [frames, rows, columns] = this.#pixels(z);
       const pass = { ...this.#pass(frames, rows * columns), ...(tap === undefined ? {} : { tap }) };
-      return tiledDecode(this.#settings.tiling, z, this.latent.stride, (tile) => joined([...this.module.decode(tile, pass)]));
+      return tiledDecode(this.#settings.tiling, z, this.latent.stride, (tile) =>
+        joined([...this.module.decode(tile, pass)]),
+      );
     });
   }
 
@@ -139,7 +165,15 @@ export class WanVae implements Codec {
   async save(folder: string, { dtype }: { dtype?: DType } = {}): Promise<void> {
     mkdirSync(folder, { recursive: true });
     scope(() => {
-      const weights = Object.fromEntries(Array.from(this.module.stateDict(), ([name, value]) => [name, value.detach().to({ ...(dtype === undefined ? {} : { dtype }), device: "cpu" }).contiguous()]));
+      const weights = Object.fromEntries(
+        Array.from(this.module.stateDict(), ([name, value]) => [
+          name,
+          value
+            .detach()
+            .to({ ...(dtype === undefined ? {} : { dtype }), device: "cpu" })
+            .contiguous(),
+        ]),
+      );
       saveSafetensors(join(folder, WEIGHTS), weights, { format: "pt" });
     });
     writeFileSync(join(folder, "config.json"), `${JSON.stringify({ _class_name: CLASS, ...this.#config }, null, 2)}\n`);

@@ -4,10 +4,20 @@ import { definePlugin, provide, z } from "../index.ts";
 const pair = z.tuple([z.int().positive(), z.int().positive()]);
 const options = z.strictObject({
   path: z.string().describe("folder with config.json and weights, for instance MODEL/vae"),
-  dtype: z.enum(["float32", "bfloat16", "float16"]).optional().describe("precision of the weights; as stored when absent"),
-  perChunk: z.int().positive().optional().describe("latent frames that go through at once; chosen by chunkBytes when absent"),
+  dtype: z
+    .enum(["float32", "bfloat16", "float16"])
+    .optional()
+    .describe("precision of the weights; as stored when absent"),
+  perChunk: z
+    .int()
+    .positive()
+    .optional()
+    .describe("latent frames that go through at once; chosen by chunkBytes when absent"),
   chunkBytes: z.int().positive().optional().describe("bytes that the widest activation of a chunk may take"),
-  tiling: z.strictObject({ size: pair, stride: pair }).optional().describe("rows and columns of a tile, and how far apart tiles start, in pixels"),
+  tiling: z
+    .strictObject({ size: pair, stride: pair })
+    .optional()
+    .describe("rows and columns of a tile, and how far apart tiles start, in pixels"),
 });
 
 export default definePlugin({

@@ -3,7 +3,20 @@
  *
  * Axes: B batch, C channels, T frames, H rows, W columns; video inside the network is [B C T H W], channels last in memory.
  */
-import { cat, Conv2d, Conv3d, interpolate, linear, Module, onesInit, op, pad, type Parameter, scaledDotProductAttention, type Tensor } from "../../native/index.ts";
+import {
+  Conv2d,
+  Conv3d,
+  cat,
+  interpolate,
+  linear,
+  Module,
+  onesInit,
+  op,
+  type Parameter,
+  pad,
+  scaledDotProductAttention,
+  type Tensor,
+} from "../../native/index.ts";
 import { type Chunk, whole } from "./chunk.ts";
 
 /** A convolution over time and space that sees, for each frame, only that frame and the ones before it. */

@@ -1,19 +1,28 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { cat, Generator, grad, noGrad, randn, scope, setThreads, type Tensor } from "../../native/index.ts";
 import nano from "../../configs/nano/vae.json";
+import { cat, Generator, grad, noGrad, randn, scope, setThreads, type Tensor } from "../../native/index.ts";
 import { WanVae } from "./codec.ts";
 import { VaeConfig } from "./params.ts";
 
 setThreads(1);
+setDefaultTimeout(60_000); // seconds of work on a loaded machine
 const statistics = { latents_mean: [0.1, -0.2], latents_std: [0.5, 2] };
 const small = { base_dim: 4, z_dim: 2, num_res_blocks: 1, ...statistics };
 /** Both forms, at sizes that take milliseconds. */
 const forms: Record<string, VaeConfig> = {
   "Wan 2.1": VaeConfig.parse({ ...small, dim_mult: [1, 2, 4], temperal_downsample: [true, true] }),
-  "Wan 2.2": VaeConfig.parse({ ...small, dim_mult: [1, 2, 2], temperal_downsample: [true, true], is_residual: true, patch_size: 2, in_channels: 12, out_channels: 12 }),
+  "Wan 2.2": VaeConfig.parse({
+    ...small,
+    dim_mult: [1, 2, 2],
+    temperal_downsample: [true, true],
+    is_residual: true,
+    patch_size: 2,
+    in_channels: 12,
+    out_channels: 12,
+  }),
   "time in one level only": VaeConfig.parse({ ...small, dim_mult: [1, 2, 4], temperal_downsample: [false, true] }),
 };
 const make = (config: VaeConfig, more: { perChunk?: number; chunkBytes?: number } = {}): WanVae => {
@@ -60,7 +69,11 @@ describe.each(Object.entries(forms))("%s", (_name, config) => {
       scope(() => {
         model.module.requiresGrad_();
         const { mean, logvar } = model.posterior(video);
-        const loss = model.reconstruct(mean.add(logvar.mul(0.5).exp())).sub(video).square().mean();
+        const loss = model
+          .reconstruct(mean.add(logvar.mul(0.5).exp()))
+          .sub(video)
+          .square()
+          .mean();
         return grad(loss, model.module.parameters());
       }),
     );
@@ -74,7 +87,8 @@ describe.each(Object.entries(forms))("%s", (_name, config) => {
   });
 });
 
-const chunks = (count: number, per: number): number[] => Array.from({ length: Math.ceil(count / per) }, (_, i) => Math.min(per, count - i * per));
+const chunks = (count: number, per: number): number[] =>
+  Array.from({ length: Math.ceil(count / per) }, (_, i) => Math.min(per, count - i * per));
 
 describe("the codec", () => {
   test("saves what it loads, in half the bytes when asked", async () => {
@@ -101,7 +115,9 @@ describe("the codec", () => {
     using there = vae.normalise(latents);
     using back = vae.denormalise(there);
     expect(distance(back, latents)).toBeLessThan(1e-6);
-    expect(scope(() => there.select(1, 0).mul(3).add(1).sub(latents.select(1, 0)).abs().max().item())).toBeLessThan(1e-6);
+    expect(scope(() => there.select(1, 0).mul(3).add(1).sub(latents.select(1, 0)).abs().max().item())).toBeLessThan(
+      1e-6,
+    );
   });
 
   test("a long clip goes through in chunks by itself", async () => {

@@ -8,7 +8,17 @@
  */
 import { cat, keep, Module, scope, type Tensor } from "../../native/index.ts";
 import { type Chunk, Chunks, type Tap, whole } from "./chunk.ts";
-import { averageDown, CausalConv3d, ChannelNorm, Downsample, FrameAttention, normAct, repeatUp, ResidualBlock, Upsample } from "./layers.ts";
+import {
+  averageDown,
+  CausalConv3d,
+  ChannelNorm,
+  Downsample,
+  FrameAttention,
+  normAct,
+  ResidualBlock,
+  repeatUp,
+  Upsample,
+} from "./layers.ts";
 import { stride, type VaeConfig } from "./params.ts";
 
 /** Residual block, attention, residual block at the smallest size. */
@@ -79,7 +89,8 @@ class UpBlock extends Module {
   forward(x: Tensor, chunk: Chunk): Tensor {
     const { outDim, time } = this.#level;
     const h = this.resnets.reduce((h, block) => block.forward(h, chunk), x);
-    if (this.upsampler !== undefined) return this.upsampler.forward(h, chunk).add(repeatUp(x, outDim, time ? 2 : 1, 2, chunk));
+    if (this.upsampler !== undefined)
+      return this.upsampler.forward(h, chunk).add(repeatUp(x, outDim, time ? 2 : 1, 2, chunk));
     return this.upsamplers?.[0]?.forward(h, chunk) ?? h;
   }
 }
@@ -95,17 +106,22 @@ class Encoder extends Module {
     super();
     const dims = [1, ...config.dim_mult].map((mult) => mult * config.base_dim);
     const last = config.dim_mult.length - 1;
-    const levels = config.dim_mult.map((_, i): Level => ({
-      inDim: dims[i] as number,
-      outDim: dims[i + 1] as number,
-      resizes: i < last,
-      time: i < last && config.temperal_downsample[i] === true,
-    }));
+    const levels = config.dim_mult.map(
+      (_, i): Level => ({
+        inDim: dims[i] as number,
+        outDim: dims[i + 1] as number,
+        resizes: i < last,
+        time: i < last && config.temperal_downsample[i] === true,
+      }),
+    );
     const width = dims.at(-1) as number;
     this.conv_in = new CausalConv3d(config.in_channels, config.base_dim, 3);
     this.down_blocks = config.is_residual
       ? levels.map((level) => new DownBlock(level, config.num_res_blocks))
-      : levels.flatMap((level) => [...residualBlocks(level, config.num_res_blocks), ...(level.resizes ? [new Downsample(level.outDim, level.time)] : [])]);
+      : levels.flatMap((level) => [
+          ...residualBlocks(level, config.num_res_blocks),
+          ...(level.resizes ? [new Downsample(level.outDim, level.time)] : []),
+        ]);
     this.mid_block = new MidBlock(width);
     this.norm_out = new ChannelNorm(width);
     this.conv_out = new CausalConv3d(width, 2 * config.z_dim, 3);
@@ -136,7 +152,12 @@ class Decoder extends Module {
     const levels = mults.map((_, i): Level => {
       const inDim = dims[i] as number;
       // Wan 2.1: the upsampler before has already halved the channels
-      return { inDim: i > 0 && !config.is_residual ? inDim / 2 : inDim, outDim: dims[i + 1] as number, resizes: i < last, time: i < last && time[i] === true };
+      return {
+        inDim: i > 0 && !config.is_residual ? inDim / 2 : inDim,
+        outDim: dims[i + 1] as number,
+        resizes: i < last,
+        time: i < last && time[i] === true,
+      };
     });
     this.conv_in = new CausalConv3d(config.z_dim, dims[0] as number, 3);
     this.mid_block = new MidBlock(dims[0] as number);
@@ -187,18 +208,30 @@ export class AutoencoderKLWan extends Module {
   encode(video: Tensor, pass: Pass = {}): Tensor {
     const x = patchify(video, this.#patch);
     const numLatent = 1 + Math.floor((x.size(2) - 1) / this.#framesPerLatent);
-    const moments = [...this.#chunks(x, numLatent, this.#framesPerLatent, pass, (frames, chunk) => this.encoder.forward(frames, chunk))];
+    const moments = [
+      ...this.#chunks(x, numLatent, this.#framesPerLatent, pass, (frames, chunk) =>
+        this.encoder.forward(frames, chunk),
+      ),
+    ];
     return this.quant_conv.forward(moments.length === 1 ? (moments[0] as Tensor) : cat(moments, 2));
   }
 
   /** latents [B C T h w], not normalised -> video, a chunk [B 3 F' H W] at a time; not clamped. */
   *decode(latents: Tensor, pass: Pass = {}): Generator<Tensor> {
     using z = keep(scope(() => this.post_quant_conv.forward(latents))); // between two chunks the caller's scope may end
-    yield* this.#chunks(z, z.size(2), 1, pass, (frames, chunk) => unpatchify(this.decoder.forward(frames, chunk), this.#patch));
+    yield* this.#chunks(z, z.size(2), 1, pass, (frames, chunk) =>
+      unpatchify(this.decoder.forward(frames, chunk), this.#patch),
+    );
   }
 
   /** `step` frames of x make one latent frame; what `run` returns for a chunk belongs to the caller. */
-  *#chunks(x: Tensor, numLatent: number, step: number, pass: Pass, run: (frames: Tensor, chunk: Chunk) => Tensor): Generator<Tensor> {
+  *#chunks(
+    x: Tensor,
+    numLatent: number,
+    step: number,
+    pass: Pass,
+    run: (frames: Tensor, chunk: Chunk) => Tensor,
+  ): Generator<Tensor> {
     const frames = (from: number, to: number): Tensor => {
       const start = from === 0 ? 0 : 1 + step * (from - 1);
       return x.narrow(2, start, 1 + step * (to - 1) - start);
@@ -219,12 +252,18 @@ export class AutoencoderKLWan extends Module {
 function patchify(x: Tensor, p: number): Tensor {
   if (p === 1) return x;
   const [B, C, F, H, W] = x.shape as [number, number, number, number, number];
-  return x.reshape([B, C, F, H / p, p, W / p, p]).permute([0, 1, 6, 4, 2, 3, 5]).reshape([B, C * p * p, F, H / p, W / p]);
+  return x
+    .reshape([B, C, F, H / p, p, W / p, p])
+    .permute([0, 1, 6, 4, 2, 3, 5])
+    .reshape([B, C * p * p, F, H / p, W / p]);
 }
 
 /** The way back. */
 function unpatchify(x: Tensor, p: number): Tensor {
   if (p === 1) return x;
   const [B, C, F, H, W] = x.shape as [number, number, number, number, number];
-  return x.reshape([B, C / (p * p), p, p, F, H, W]).permute([0, 1, 4, 5, 3, 6, 2]).reshape([B, C / (p * p), F, H * p, W * p]);
+  return x
+    .reshape([B, C / (p * p), p, p, F, H, W])
+    .permute([0, 1, 4, 5, 3, 6, 2])
+    .reshape([B, C / (p * p), F, H * p, W * p]);
 }

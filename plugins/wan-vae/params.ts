@@ -11,7 +11,10 @@ export const VaeConfig = z.object({
   dim_mult: z.array(z.int().positive()).min(1).default([1, 2, 4, 4]),
   num_res_blocks: z.int().positive().default(2),
   /** Scales with extra attention; no published checkpoint has any. */
-  attn_scales: z.array(z.number()).max(0, "attention at extra scales is not supported: no published Wan VAE uses it").default([]),
+  attn_scales: z
+    .array(z.number())
+    .max(0, "attention at extra scales is not supported: no published Wan VAE uses it")
+    .default([]),
   /** Which levels also halve the frames (spelled as in the checkpoints). */
   temperal_downsample: z.array(z.boolean()).default([false, true, true]),
   dropout: z.number().default(0),

@@ -2,7 +2,7 @@
  * Tiles: a large picture is coded in overlapping squares that are blended at their borders, so that memory follows the tile.
  * The result differs visibly from the whole at tile borders; sizes and order of blending are diffusers'.
  */
-import { cat, scope, tensor, type Tensor } from "../../native/index.ts";
+import { cat, scope, type Tensor, tensor } from "../../native/index.ts";
 
 /** In pixels. Neighbouring tiles start `stride` apart and overlap by size - stride. */
 export interface Tiling {
@@ -23,7 +23,11 @@ function tiled(x: Tensor, from: Grid, into: Grid, run: (tile: Tensor) => Tensor)
   for (let i = 0; i < rows; i += from.stride[0]) {
     const row: Tensor[] = [];
     for (let j = 0; j < columns; j += from.stride[1])
-      row.push(scope(() => run(x.slice(3, i, Math.min(rows, i + from.size[0])).slice(4, j, Math.min(columns, j + from.size[1])))));
+      row.push(
+        scope(() =>
+          run(x.slice(3, i, Math.min(rows, i + from.size[0])).slice(4, j, Math.min(columns, j + from.size[1]))),
+        ),
+      );
     tiles.push(row);
   }
   const overlap = [into.size[0] - into.stride[0], into.size[1] - into.stride[1]] as const;
@@ -35,7 +39,9 @@ function tiled(x: Tensor, from: Grid, into: Grid, run: (tile: Tensor) => Tensor)
         if (i > 0) (tiles[i] as Tensor[])[j] = blend(at(i - 1, j), at(i, j), overlap[0], 3);
         if (j > 0) (tiles[i] as Tensor[])[j] = blend(at(i, j - 1), at(i, j), overlap[1], 4);
         const tile = at(i, j);
-        return tile.slice(3, 0, Math.min(tile.size(3), into.stride[0])).slice(4, 0, Math.min(tile.size(4), into.stride[1]));
+        return tile
+          .slice(3, 0, Math.min(tile.size(3), into.stride[0]))
+          .slice(4, 0, Math.min(tile.size(4), into.stride[1]));
       }),
       4,
     ),
@@ -47,7 +53,10 @@ function tiled(x: Tensor, from: Grid, into: Grid, run: (tile: Tensor) => Tensor)
 function blend(before: Tensor, x: Tensor, extent: number, dim: 3 | 4): Tensor {
   const n = Math.min(before.size(dim), x.size(dim), extent);
   if (n === 0) return x;
-  const ramp = tensor(Array.from({ length: n }, (_, i) => i / n), { device: x.device, dtype: x.dtype }).view(dim === 3 ? [n, 1] : [n]);
+  const ramp = tensor(
+    Array.from({ length: n }, (_, i) => i / n),
+    { device: x.device, dtype: x.dtype },
+  ).view(dim === 3 ? [n, 1] : [n]);
   const fadeOut = before.narrow(dim, before.size(dim) - n, n).mul(ramp.neg().add(1));
   const fadeIn = x.narrow(dim, 0, n).mul(ramp);
   return cat([fadeOut.add(fadeIn), x.narrow(dim, n, x.size(dim) - n)], dim);
@@ -58,8 +67,16 @@ const divided = (tiling: Tiling, stride: readonly [number, number, number]): Gri
   stride: [Math.floor(tiling.stride[0] / stride[1]), Math.floor(tiling.stride[1] / stride[2])],
 });
 
-export const tiledEncode = (tiling: Tiling | undefined, video: Tensor, stride: readonly [number, number, number], run: (tile: Tensor) => Tensor): Tensor =>
-  tiling === undefined ? run(video) : tiled(video, tiling, divided(tiling, stride), run);
+export const tiledEncode = (
+  tiling: Tiling | undefined,
+  video: Tensor,
+  stride: readonly [number, number, number],
+  run: (tile: Tensor) => Tensor,
+): Tensor => (tiling === undefined ? run(video) : tiled(video, tiling, divided(tiling, stride), run));
 
-export const tiledDecode = (tiling: Tiling | undefined, latents: Tensor, stride: readonly [number, number, number], run: (tile: Tensor) => Tensor): Tensor =>
-  tiling === undefined ? run(latents) : tiled(latents, divided(tiling, stride), tiling, run);
+export const tiledDecode = (
+  tiling: Tiling | undefined,
+  latents: Tensor,
+  stride: readonly [number, number, number],
+  run: (tile: Tensor) => Tensor,
+): Tensor => (tiling === undefined ? run(latents) : tiled(latents, divided(tiling, stride), tiling, run));

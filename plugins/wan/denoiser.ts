@@ -1,8 +1,28 @@
 /** The Wan DiT as a denoiser: loaded from a Diffusers folder, flow time in, velocity out. */
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Codec, type Denoiser, type DenoiserInput, type FlowConvention, type LatentSpec, type SampleDefaults, WaverError, z } from "../index.ts";
-import { cat, type Device, type DType, type Generator, itemSize, openCheckpoint, saveSafetensors, scope, tensor, type Tensor } from "../../native/index.ts";
+import {
+  cat,
+  type Device,
+  type DType,
+  type Generator,
+  itemSize,
+  openCheckpoint,
+  saveSafetensors,
+  scope,
+  type Tensor,
+  tensor,
+} from "../../native/index.ts";
+import {
+  type Codec,
+  type Denoiser,
+  type DenoiserInput,
+  type FlowConvention,
+  type LatentSpec,
+  type SampleDefaults,
+  WaverError,
+  z,
+} from "../index.ts";
 import { WanTransformer } from "./model.ts";
 import { keepsFloat32, TEXT_LENGTH, WanConfig } from "./params.ts";
 
@@ -17,7 +37,10 @@ const WEIGHTS = "diffusion_pytorch_model.safetensors";
 
 export function readConfig(folder: string): WanConfig {
   const path = join(folder, "config.json");
-  if (!existsSync(path)) throw new WaverError("checkpoint_missing", `${folder} holds no config.json`, { hint: "path must name the folder of a transformer, for instance MODEL/transformer" });
+  if (!existsSync(path))
+    throw new WaverError("checkpoint_missing", `${folder} holds no config.json`, {
+      hint: "path must name the folder of a transformer, for instance MODEL/transformer",
+    });
   const parsed = WanConfig.safeParse(JSON.parse(readFileSync(path, "utf8")));
   if (!parsed.success) throw new WaverError("checkpoint_invalid", `${path}: ${z.prettifyError(parsed.error)}`);
   return parsed.data;
@@ -28,7 +51,10 @@ export function weightBytes(folder: string, dtype?: DType): number {
   using weights = openCheckpoint(folder);
   return weights.keys.reduce((sum, key) => {
     const { bytes, shape } = weights.info(key);
-    return sum + (dtype === undefined ? bytes : itemSize(keepsFloat32(key) ? "float32" : dtype) * shape.reduce((a, b) => a * b, 1));
+    return (
+      sum +
+      (dtype === undefined ? bytes : itemSize(keepsFloat32(key) ? "float32" : dtype) * shape.reduce((a, b) => a * b, 1))
+    );
   }, 0);
 }
 
@@ -61,7 +87,10 @@ export class WanDenoiser implements Denoiser {
     const denoiser = new WanDenoiser(readConfig(folder), settings);
     const { dtype, device } = settings;
     using weights = openCheckpoint(folder);
-    denoiser.module.load(weights, { device, ...(dtype === undefined ? {} : { dtype: (name: string) => (keepsFloat32(name) ? "float32" : dtype) }) });
+    denoiser.module.load(weights, {
+      device,
+      ...(dtype === undefined ? {} : { dtype: (name: string) => (keepsFloat32(name) ? "float32" : dtype) }),
+    });
     return denoiser;
   }
 
@@ -76,11 +105,23 @@ export class WanDenoiser implements Denoiser {
     return scope(() => {
       const { in_channels, out_channels, image_dim } = this.#config;
       if (image_dim != null)
-        throw new WaverError("invalid_input", "this Wan checkpoint reads its image through CLIP as well, which is not built yet", { hint: "use a text-to-video checkpoint" });
+        throw new WaverError(
+          "invalid_input",
+          "this Wan checkpoint reads its image through CLIP as well, which is not built yet",
+          { hint: "use a text-to-video checkpoint" },
+        );
       if ((known !== undefined) !== in_channels > out_channels)
-        throw new WaverError("invalid_input", known === undefined ? "this Wan checkpoint continues an image: give one" : "this Wan checkpoint makes video from text only: leave the image out");
+        throw new WaverError(
+          "invalid_input",
+          known === undefined
+            ? "this Wan checkpoint continues an image: give one"
+            : "this Wan checkpoint makes video from text only: leave the image out",
+        );
       // mask before latents (waver.md has them the other way round)
-      const x = known === undefined ? latents : cat([latents, known.mask.to(latents.dtype), known.latents.to(latents.dtype)], 1);
+      const x =
+        known === undefined
+          ? latents
+          : cat([latents, known.mask.to(latents.dtype), known.latents.to(latents.dtype)], 1);
       const wanted = new Set(taps === undefined ? [] : this.taps);
       const timestep = t.mul(this.convention.timeScale); // in the dtype of t: a float64 brings integers through
       const velocity = this.module.forward({ latents: x, timestep, text: text.states }, (name, value) => {
@@ -112,7 +153,9 @@ function greyCondition(frames: Tensor, isKnown: readonly boolean[], codec: Codec
     const [, , T, h, w] = latents.shape as [number, number, number, number, number];
     const stride = codec.latent.stride[0];
     // the first frame stands for a whole group
-    const mask = cat([flags.narrow(0, 0, 1).repeat([stride]), flags.narrow(0, 1, F - 1)]).view([1, T, stride, 1, 1]).transpose(1, 2);
+    const mask = cat([flags.narrow(0, 0, 1).repeat([stride]), flags.narrow(0, 1, F - 1)])
+      .view([1, T, stride, 1, 1])
+      .transpose(1, 2);
     return { latents, mask: mask.expand([B, stride, T, h, w]).contiguous() };
   });
 }

@@ -15,7 +15,11 @@ export default definePlugin({
       options: z.strictObject({
         path: z.string().describe("folder with config.json and weights, for instance MODEL/transformer"),
         dtype: z.enum(["float32", "bfloat16"]).optional().describe("precision of the weights; as stored when absent"),
-        textLength: z.int().positive().optional().describe("rows of text the model expects, zeros after the prompt; 512 in every published checkpoint"),
+        textLength: z
+          .int()
+          .positive()
+          .optional()
+          .describe("rows of text the model expects, zeros after the prompt; 512 in every published checkpoint"),
       }),
       traits: { classes: ["WanTransformer3DModel"], tasks: ["t2i", "t2v", "i2v"], trainable: true },
       async bytes({ path, dtype }) {

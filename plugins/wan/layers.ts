@@ -4,7 +4,19 @@
  * In a model of lower precision these stay float32: norms with their modulation, the two gated residuals, the time embedding.
  */
 import {
-  applyRopeInterleaved, layerNorm, LayerNorm, Linear, Module, mergeHeads, normalInit, type Parameter, RMSNorm, type RopeTable, scaledDotProductAttention, splitHeads, type Tensor,
+  applyRopeInterleaved,
+  LayerNorm,
+  Linear,
+  layerNorm,
+  Module,
+  mergeHeads,
+  normalInit,
+  type Parameter,
+  RMSNorm,
+  type RopeTable,
+  scaledDotProductAttention,
+  splitHeads,
+  type Tensor,
 } from "../../native/index.ts";
 import type { WanConfig } from "./params.ts";
 
@@ -48,10 +60,16 @@ export class Attention extends Module {
     const normK = this.norm_k.forward(this.to_k.forward(context));
     to.tap?.("norm_q", normQ);
     to.tap?.("norm_k", normK);
-    const turn = (t: Tensor): Tensor => (to.rope === undefined ? t : applyRopeInterleaved(t, to.rope.cos, to.rope.sin, "BHSD"));
+    const turn = (t: Tensor): Tensor =>
+      to.rope === undefined ? t : applyRopeInterleaved(t, to.rope.cos, to.rope.sin, "BHSD");
     const [q, k, v] = [turn(this.#split(normQ)), turn(this.#split(normK)), this.#split(this.to_v.forward(context))];
     let seen = mergeHeads(scaledDotProductAttention(q, k, v));
-    if (to.image !== undefined && this.add_k_proj !== undefined && this.add_v_proj !== undefined && this.norm_added_k !== undefined) {
+    if (
+      to.image !== undefined &&
+      this.add_k_proj !== undefined &&
+      this.add_v_proj !== undefined &&
+      this.norm_added_k !== undefined
+    ) {
       const imageK = this.#split(this.norm_added_k.forward(this.add_k_proj.forward(to.image)));
       seen = seen.add(mergeHeads(scaledDotProductAttention(q, imageK, this.#split(this.add_v_proj.forward(to.image)))));
     }
@@ -84,7 +102,8 @@ export const plainNorm = (x: Tensor, eps: number): Tensor => layerNorm(x.to("flo
 /** y * (1 + scale) + shift */
 export const modulate = (y: Tensor, shift: Tensor, scale: Tensor): Tensor => y.mul(scale.add(1)).add(shift);
 /** x + gate * y in float32, back to the dtype of x. */
-const gatedAdd = (x: Tensor, gate: Tensor, y: Tensor): Tensor => x.to("float32").add(y.to("float32").mul(gate)).to(x.dtype);
+const gatedAdd = (x: Tensor, gate: Tensor, y: Tensor): Tensor =>
+  x.to("float32").add(y.to("float32").mul(gate)).to(x.dtype);
 
 /** What every block of one forward sees. */
 export interface Shared {
@@ -121,8 +140,18 @@ export class Block extends Module {
       tap(name, value);
       return value;
     };
-    const within = (name: string): Tap => (part, value) => tap(`${name}.${part}`, value);
-    const [shift1, scale1, gate1, shift3, scale3, gate3] = this.scale_shift_table.add(time.to("float32")).unbind(2) as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor];
+    const within =
+      (name: string): Tap =>
+      (part, value) =>
+        tap(`${name}.${part}`, value);
+    const [shift1, scale1, gate1, shift3, scale3, gate3] = this.scale_shift_table.add(time.to("float32")).unbind(2) as [
+      Tensor,
+      Tensor,
+      Tensor,
+      Tensor,
+      Tensor,
+      Tensor,
+    ];
     let x = x0;
     const self = modulate(seen("norm1", plainNorm(x, this.#eps)), shift1, scale1).to(x.dtype);
     x = gatedAdd(x, gate1, seen("attn1", this.attn1.forward(self, { rope, tap: within("attn1") })));

@@ -5,7 +5,21 @@
  * Axes: B batch, C latent channels, T h w latent frames, rows, columns; t y x the same in tokens, S = t*y*x; L text tokens,
  * I image tokens, D width.
  */
-import { arange, cat, Conv3d, LayerNorm, Linear, Module, normalInit, type Parameter, rope3d, type RopeTable, scope, type Tensor, zerosInit } from "../../native/index.ts";
+import {
+  arange,
+  Conv3d,
+  cat,
+  LayerNorm,
+  Linear,
+  Module,
+  normalInit,
+  type Parameter,
+  type RopeTable,
+  rope3d,
+  scope,
+  type Tensor,
+  zerosInit,
+} from "../../native/index.ts";
 import { Block, FeedForward, modulate, plainNorm, type Tap } from "./layers.ts";
 import type { WanConfig } from "./params.ts";
 
@@ -100,7 +114,8 @@ export class WanTransformer extends Module {
       time_embedder: new TimeEmbedder(config.freq_dim, D),
       time_proj: new Linear(D, 6 * D),
       text_embedder: new TextEmbedder(config.text_dim, D),
-      image_embedder: config.image_dim == null ? undefined : new ImageEmbedder(config.image_dim, D, config.pos_embed_seq_len),
+      image_embedder:
+        config.image_dim == null ? undefined : new ImageEmbedder(config.image_dim, D, config.pos_embed_seq_len),
     };
     this.blocks = Array.from({ length: config.num_layers }, () => new Block(config));
     this.scale_shift_table = this.parameter([1, 2, D], normalInit(D ** -0.5));
@@ -130,13 +145,19 @@ export class WanTransformer extends Module {
       const shared = {
         time: modulation.unflatten(-1, [6, -1]),
         text: seen("condition_embedder.text_embedder", text_embedder.forward(text.to(dtype))),
-        image: image === undefined || image_embedder === undefined ? undefined : seen("condition_embedder.image_embedder", image_embedder.forward(image.to(dtype))),
+        image:
+          image === undefined || image_embedder === undefined
+            ? undefined
+            : seen("condition_embedder.image_embedder", image_embedder.forward(image.to(dtype))),
         rope,
       };
 
       let x = patches.flatten(2).transpose(1, 2); // [B S D]
       for (const [i, block] of this.blocks.entries())
-        x = seen(`blocks.${i}`, block.forward(x, shared, (name, value) => tap(`blocks.${i}.${name}`, value)));
+        x = seen(
+          `blocks.${i}`,
+          block.forward(x, shared, (name, value) => tap(`blocks.${i}.${name}`, value)),
+        );
 
       const [shift, scale] = this.scale_shift_table.add(vec.unsqueeze(2).to("float32")).unbind(2) as [Tensor, Tensor];
       const out = modulate(seen("norm_out", plainNorm(x, this.#config.eps)), shift, scale).to(dtype);
@@ -156,14 +177,20 @@ export class WanTransformer extends Module {
   #unpatchify(tokens: Tensor, [t, y, x]: [number, number, number]): Tensor {
     const [pt, ph, pw] = this.#config.patch_size;
     const C = this.#config.out_channels;
-    return tokens.reshape([-1, t, y, x, pt, ph, pw, C]).permute([0, 7, 1, 4, 2, 5, 3, 6]).reshape([-1, C, t * pt, y * ph, x * pw]);
+    return tokens
+      .reshape([-1, t, y, x, pt, ph, pw, C])
+      .permute([0, 7, 1, 4, 2, 5, 3, 6])
+      .reshape([-1, C, t * pt, y * ph, x * pw]);
   }
 }
 
 /** times [..] -> [.. n]: cosines, then sines. In float32 as the reference: near 1000 its error is the largest of the network. */
 function sinusoid(times: Tensor, n: number): Tensor {
   const half = n / 2;
-  const frequencies = arange(0, half, 1, { dtype: "float32", device: times.device }).mul(-Math.log(MAX_PERIOD)).div(half).exp();
+  const frequencies = arange(0, half, 1, { dtype: "float32", device: times.device })
+    .mul(-Math.log(MAX_PERIOD))
+    .div(half)
+    .exp();
   const angles = times.to("float32").unsqueeze(-1).mul(frequencies);
   return cat([angles.cos(), angles.sin()], -1);
 }

@@ -47,7 +47,7 @@ export function compareJson(name: string, value: unknown, reference: unknown, ab
     let distance: number;
     if (typeof a === "number" && typeof b === "number") distance = over(Math.abs(a - b), abs);
     else if (Array.isArray(a) && Array.isArray(b) && a.length === b.length) {
-      b.forEach((item, i) => visit(a[i], item, `${path}[${i}]`));
+      for (const [i, item] of b.entries()) visit(a[i], item, `${path}[${i}]`);
       return;
     } else if (isRecord(a) && isRecord(b) && Object.keys(b).every((key) => key in a)) {
       for (const key of Object.keys(b)) visit(a[key], b[key], `${path}.${key}`);
@@ -62,4 +62,5 @@ export function compareJson(name: string, value: unknown, reference: unknown, ab
   return { name, ratio: worst, figure: place === "" ? "equal" : `differs at ${place}` };
 }
 
-const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === "object" && value !== null && !Array.isArray(value);
+const isRecord = (value: unknown): value is Record<string, unknown> =>
+  typeof value === "object" && value !== null && !Array.isArray(value);

@@ -52,9 +52,13 @@ function readSafetensors(path: string): Map<string, () => NdArray> {
     if (name === "__metadata__") continue;
     arrays.set(name, () => {
       const read = READ[entry.dtype];
-      if (read === undefined) throw new Error(`${path}: ${name} has dtype ${entry.dtype}, which no golden file used so far`);
+      if (read === undefined)
+        throw new Error(`${path}: ${name} has dtype ${entry.dtype}, which no golden file used so far`);
       const [from, to] = entry.data_offsets;
-      const bytes = file.buffer.slice(file.byteOffset + 8 + headerLength + from, file.byteOffset + 8 + headerLength + to) as ArrayBuffer;
+      const bytes = file.buffer.slice(
+        file.byteOffset + 8 + headerLength + from,
+        file.byteOffset + 8 + headerLength + to,
+      ) as ArrayBuffer;
       return { shape: entry.shape, data: read(bytes) };
     });
   }
@@ -80,7 +84,9 @@ export class Golden {
     const io = join(folder, "io.safetensors");
     this.#arrays = existsSync(io) ? readSafetensors(io) : new Map();
     const expected = join(folder, "expected.json");
-    this.expected = existsSync(expected) ? (JSON.parse(readFileSync(expected, "utf8")) as Record<string, unknown>) : undefined;
+    this.expected = existsSync(expected)
+      ? (JSON.parse(readFileSync(expected, "utf8")) as Record<string, unknown>)
+      : undefined;
   }
 
   /** A path below the case folder. */

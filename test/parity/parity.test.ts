@@ -2,7 +2,10 @@ import { expect, test } from "bun:test";
 import { join } from "node:path";
 
 const parity = async (...args: string[]): Promise<{ code: number; lines: string[] }> => {
-  const child = Bun.spawn([process.execPath, join(import.meta.dir, "run.ts"), ...args], { stdout: "pipe", stderr: "pipe" });
+  const child = Bun.spawn([process.execPath, join(import.meta.dir, "run.ts"), ...args], {
+    stdout: "pipe",
+    stderr: "pipe",
+  });
   const text = await new Response(child.stdout).text();
   return { code: await child.exited, lines: text.trim().split("\n") };
 };
@@ -10,8 +13,20 @@ const golden = join(import.meta.dir, "../golden");
 
 /** The networks and methods that the quick start stands on, as issue 3 names them. */
 const must = [
-  "pipeline_wan_t2v", "vae_wan", "vae_wan22", "umt5_encoder", "wan_t2v_transformer", "sched_flow_match_euler", "guidance_video_apg_waver",
-  "waver_dit", "waver_refiner", "waver_conditions", "waver_sampling", "train_rectified_flow", "train_timestep_sampling", "train_refiner_degradation",
+  "pipeline_wan_t2v",
+  "vae_wan",
+  "vae_wan22",
+  "umt5_encoder",
+  "wan_t2v_transformer",
+  "sched_flow_match_euler",
+  "guidance_video_apg_waver",
+  "waver_dit",
+  "waver_refiner",
+  "waver_conditions",
+  "waver_sampling",
+  "train_rectified_flow",
+  "train_timestep_sampling",
+  "train_refiner_degradation",
 ];
 
 test("every golden case in the tree agrees with its reference", async () => {

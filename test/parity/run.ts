@@ -17,7 +17,9 @@ import { Golden, type NdArray } from "./golden.ts";
 async function loadCases(): Promise<Map<string, ParityCase>> {
   const known = new Map<string, ParityCase>();
   const folder = join(import.meta.dir, "cases");
-  for (const file of readdirSync(folder).filter((name) => name.endsWith(".ts")).sort()) {
+  for (const file of readdirSync(folder)
+    .filter((name) => name.endsWith(".ts"))
+    .sort()) {
     const { default: definition } = (await import(join(folder, file))) as { default: ParityCase };
     for (const name of definition.cases) {
       if (known.has(name)) throw new Error(`two files in test/parity/cases claim ${name}`);
@@ -41,12 +43,15 @@ function findCases(root: string): string[] {
 function implementation(known: ReadonlyMap<string, ParityCase>, name: string): ParityCase | undefined {
   const exact = known.get(name);
   if (exact !== undefined) return exact;
-  const prefixes = [...known.keys()].filter((candidate) => name.startsWith(candidate) && /^[-_.@]/.test(name.slice(candidate.length)));
+  const prefixes = [...known.keys()].filter(
+    (candidate) => name.startsWith(candidate) && /^[-_.@]/.test(name.slice(candidate.length)),
+  );
   const longest = prefixes.sort((a, b) => b.length - a.length)[0];
   return longest === undefined ? undefined : known.get(longest);
 }
 
-const plain = (value: Value): NdArray => (value instanceof Tensor ? { shape: value.shape, data: toNumbers(value) } : value);
+const plain = (value: Value): NdArray =>
+  value instanceof Tensor ? { shape: value.shape, data: toNumbers(value) } : value;
 /** 64-bit integers as numbers: golden ones are small. */
 const toNumbers = (value: Tensor): ArrayLike<number> => {
   const array = value.toArray();
@@ -76,7 +81,8 @@ async function check(golden: Golden, definition: ParityCase | undefined): Promis
     },
     {
       json: (name: string, value: unknown, abs?: number): void => {
-        if (golden.expected !== undefined && name in golden.expected) note(compareJson(name, value, golden.expected[name], abs));
+        if (golden.expected !== undefined && name in golden.expected)
+          note(compareJson(name, value, golden.expected[name], abs));
       },
     },
   );
@@ -84,7 +90,12 @@ async function check(golden: Golden, definition: ParityCase | undefined): Promis
   try {
     await definition.run(golden, produce);
   } catch (error) {
-    return { state: "fail", verdicts, missing: [], error: error instanceof Error ? (error.stack ?? error.message) : String(error) };
+    return {
+      state: "fail",
+      verdicts,
+      missing: [],
+      error: error instanceof Error ? (error.stack ?? error.message) : String(error),
+    };
   }
   const leaked = liveTensors() - before;
   if (leaked > 0) return { state: "fail", verdicts, missing: [], error: `${leaked} tensors were never disposed` };
@@ -94,7 +105,10 @@ async function check(golden: Golden, definition: ParityCase | undefined): Promis
 }
 
 const worstOf = (verdicts: readonly Verdict[]): Verdict | undefined =>
-  verdicts.reduce<Verdict | undefined>((worst, verdict) => (worst === undefined || !(verdict.ratio <= worst.ratio) ? verdict : worst), undefined);
+  verdicts.reduce<Verdict | undefined>(
+    (worst, verdict) => (worst === undefined || !(verdict.ratio <= worst.ratio) ? verdict : worst),
+    undefined,
+  );
 
 function report(name: string, outcome: Outcome, showTap: boolean): void {
   const worst = worstOf(outcome.verdicts);
@@ -109,8 +123,11 @@ function report(name: string, outcome: Outcome, showTap: boolean): void {
   if (first < 0) return;
   const before = outcome.verdicts[first - 1];
   const diverged = outcome.verdicts[first] as Verdict;
-  console.log(`  first to diverge: ${diverged.name}: ${diverged.figure} (${diverged.ratio.toPrecision(3)} times its tolerance)`);
-  if (before !== undefined) console.log(`  last to agree:    ${before.name}: ${before.figure} (${before.ratio.toPrecision(3)})`);
+  console.log(
+    `  first to diverge: ${diverged.name}: ${diverged.figure} (${diverged.ratio.toPrecision(3)} times its tolerance)`,
+  );
+  if (before !== undefined)
+    console.log(`  last to agree:    ${before.name}: ${before.figure} (${before.ratio.toPrecision(3)})`);
 }
 
 const { values, positionals } = parseArgs({

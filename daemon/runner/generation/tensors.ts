@@ -1,8 +1,29 @@
 /** The tensor side of `generate`: noise, known frames, text in batches, latents on disk, pixels. Axes as in plugins/types.ts. */
 import { existsSync } from "node:fs";
 import { rm } from "node:fs/promises";
-import { cat, Generator, keep, noGrad, openSafetensors, pad, randn, saveSafetensors, scope, type Tensor, tensor, zeros } from "../../../native/index.ts";
-import { type Codec, type Conditioning, type Denoiser, type DenoiserInput, type FrameBatch, type SampleRequest, WaverError } from "../../../plugins/index.ts";
+import {
+  cat,
+  Generator,
+  keep,
+  noGrad,
+  openSafetensors,
+  pad,
+  randn,
+  saveSafetensors,
+  scope,
+  type Tensor,
+  tensor,
+  zeros,
+} from "../../../native/index.ts";
+import {
+  type Codec,
+  type Conditioning,
+  type Denoiser,
+  type DenoiserInput,
+  type FrameBatch,
+  type SampleRequest,
+  WaverError,
+} from "../../../plugins/index.ts";
 
 /** Noise of one whole sample, drawn on the CPU: the same on any device, batch and number of processes (seed contract). */
 export const noise = (shape: readonly number[], seed: number): Tensor => {
@@ -19,22 +40,37 @@ export function readLatents(source: string, shape: readonly number[], index: num
   using file = openSafetensors(path);
   const name = key ?? (file.keys.length === 1 ? file.keys[0] : file.keys.includes("latents") ? "latents" : undefined);
   if (name === undefined || !file.has(name))
-    throw new WaverError("invalid_input", `latents: ${path} holds ${file.keys.length} tensors`, { hint: `name one: ${path}#${file.keys[0] ?? "latents"}` });
+    throw new WaverError("invalid_input", `latents: ${path} holds ${file.keys.length} tensors`, {
+      hint: `name one: ${path}#${file.keys[0] ?? "latents"}`,
+    });
   return scope(() => {
     const all = file.get(name).to("float32");
-    const fits = all.ndim === 5 && shape.slice(1).every((n, i) => n === all.size(i + 1)) && (all.size(0) === 1 || index < all.size(0));
-    if (!fits) throw new WaverError("shape_mismatch", `latents: ${name} is [${all.shape}], sample ${index} needs [${shape}]`);
+    const fits =
+      all.ndim === 5 &&
+      shape.slice(1).every((n, i) => n === all.size(i + 1)) &&
+      (all.size(0) === 1 || index < all.size(0));
+    if (!fits)
+      throw new WaverError("shape_mismatch", `latents: ${name} is [${all.shape}], sample ${index} needs [${shape}]`);
     return all.narrow(0, all.size(0) === 1 ? 0 : index, 1).clone();
   });
 }
 
 /** Known frames among unknown ones: [1 3 F H W] in [-1, 1]. */
-export const placedFrames = (known: readonly { readonly at: number; readonly image: FrameBatch }[], size: { width: number; height: number; numFrames: number }): Tensor =>
+export const placedFrames = (
+  known: readonly { readonly at: number; readonly image: FrameBatch }[],
+  size: { width: number; height: number; numFrames: number },
+): Tensor =>
   scope(() => {
     const { width, height, numFrames } = size;
     const images = known.map(({ at, image }) => ({
       at,
-      pixels: tensor(image.data).view([height, width, 3]).permute([2, 0, 1]).float().div(127.5).sub(1).view([1, 3, 1, height, width]),
+      pixels: tensor(image.data)
+        .view([height, width, 3])
+        .permute([2, 0, 1])
+        .float()
+        .div(127.5)
+        .sub(1)
+        .view([1, 3, 1, height, width]),
     }));
     const blank = (count: number): Tensor[] => (count > 0 ? [zeros([1, 3, count, height, width])] : []);
     const parts: Tensor[] = [];
@@ -47,7 +83,14 @@ export const placedFrames = (known: readonly { readonly at: number; readonly ima
   });
 
 /** What the network is told about known frames, the same for every row of a batch. Takes `frames` over. */
-export function knownFrames(family: Denoiser, codec: Codec, frames: Tensor, isKnown: readonly boolean[], batch: number, device: string): Known {
+export function knownFrames(
+  family: Denoiser,
+  codec: Codec,
+  frames: Tensor,
+  isKnown: readonly boolean[],
+  batch: number,
+  device: string,
+): Known {
   try {
     return noGrad(() =>
       scope(() => {
@@ -67,7 +110,10 @@ export function joinTexts(texts: readonly Conditioning[], length?: number): Cond
   return scope(() => {
     const L = length ?? Math.max(...texts.map(({ mask }) => mask.size(1)));
     const rows = texts.map(({ states, mask }) => {
-      if (mask.size(1) > L) throw new WaverError("invalid_input", `a prompt has ${mask.size(1)} tokens, and this model takes ${L}`, { hint: `set maxTokens to ${L} or less` });
+      if (mask.size(1) > L)
+        throw new WaverError("invalid_input", `a prompt has ${mask.size(1)} tokens, and this model takes ${L}`, {
+          hint: `set maxTokens to ${L} or less`,
+        });
       const missing = L - mask.size(1);
       return { states: pad(states, [0, 0, 0, missing]), mask: pad(mask, [0, missing]) };
     });
@@ -84,7 +130,9 @@ export const disposeText = ({ states, mask }: Conditioning): void => {
 export function assertFinite(value: Tensor, stage: string, detail = ""): void {
   const finite = scope(() => value.isFinite().all().item());
   if (finite !== 1)
-    throw new WaverError("numeric_invalid", `${stage} gave values that are no numbers${detail}`, { hint: "try dtype float32, another sampler, or check the checkpoint" });
+    throw new WaverError("numeric_invalid", `${stage} gave values that are no numbers${detail}`, {
+      hint: "try dtype float32, another sampler, or check the checkpoint",
+    });
 }
 
 /** Where a killed sample goes on: latents after `step` and what the solver remembers. */
@@ -107,7 +155,11 @@ export function loadProgress(path: string, device: string): Progress | undefined
   return scope(() => {
     const read = (key: string): Tensor => file.get(key).to({ device, copy: true });
     const names = file.keys.filter((key) => key.startsWith("state."));
-    return { step: Number(file.metadata["step"]), latents: read("latents"), state: Object.fromEntries(names.map((name) => [name.slice("state.".length), read(name)])) };
+    return {
+      step: Number(file.metadata["step"]),
+      latents: read("latents"),
+      state: Object.fromEntries(names.map((name) => [name.slice("state.".length), read(name)])),
+    };
   });
 }
 
@@ -130,7 +182,11 @@ export interface Decoded extends Disposable {
 }
 
 /** Latents [1 C T h w] -> packed RGB, one chunk of the codec at a time. */
-export function decoded(codec: Codec, latents: Tensor, how: { fps: number; keep: boolean; breathe(done: number): Promise<void> }): Decoded {
+export function decoded(
+  codec: Codec,
+  latents: Tensor,
+  how: { fps: number; keep: boolean; breathe(done: number): Promise<void> },
+): Decoded {
   const kept: Tensor[] = [];
   async function* frames(): AsyncGenerator<FrameBatch> {
     const chunks = codec.decodeChunks(latents)[Symbol.iterator]();
@@ -147,7 +203,14 @@ export function decoded(codec: Codec, latents: Tensor, how: { fps: number; keep:
           if (how.keep) kept.push(keep(video.contiguous()));
           return video.select(0, 0).permute([0, 2, 3, 1]).mul(255).round().to("uint8").toArray() as Uint8Array;
         });
-        yield { data, count, width, height, format: "rgb24", times: Array.from({ length: count }, (_, i) => (done + i) / how.fps) };
+        yield {
+          data,
+          count,
+          width,
+          height,
+          format: "rgb24",
+          times: Array.from({ length: count }, (_, i) => (done + i) / how.fps),
+        };
         done += count;
         await how.breathe(done);
       }
@@ -165,4 +228,7 @@ export function decoded(codec: Codec, latents: Tensor, how: { fps: number; keep:
 }
 
 /** A network call without a graph: weights that were trained in this runner may still ask for one. */
-export const quietly = (predict: SampleRequest["predict"]): SampleRequest["predict"] => (latents, t, at) => noGrad(() => predict(latents, t, at));
+export const quietly =
+  (predict: SampleRequest["predict"]): SampleRequest["predict"] =>
+  (latents, t, at) =>
+    noGrad(() => predict(latents, t, at));

@@ -24,7 +24,8 @@ export default defineCase({
       scope(() => {
         const cond = toTensor(golden.input("cond")).unbind(0);
         const uncond = toTensor(golden.input("uncond")).unbind(0);
-        const rows = run.kind === "cfg" ? cond.map((c, k) => [cfgOf(run, c, uncond[k] as Tensor)]) : apgRows(run, cond, uncond);
+        const rows =
+          run.kind === "cfg" ? cond.map((c, k) => [cfgOf(run, c, uncond[k] as Tensor)]) : apgRows(run, cond, uncond);
         for (const [i, output] of [name, `${name}.norm`, `${name}.clip`].entries())
           if (rows[0]?.[i] !== undefined) produce(output, stack(rows.map((row) => row[i] as Tensor)));
       });

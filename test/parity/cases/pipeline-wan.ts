@@ -5,10 +5,10 @@ import { euler } from "../../../plugins/flow/euler.ts";
 import { flowMatchEulerSchedule, flowUniPCSchedule } from "../../../plugins/flow/schedule.ts";
 import { solverOf, uniPC } from "../../../plugins/flow/unipc.ts";
 import { cfg } from "../../../plugins/guide-cfg/cfg.ts";
-import { T5TextEncoder } from "../../../plugins/t5/encoder.ts";
 import type { Conditioning, SampleRequest } from "../../../plugins/index.ts";
-import { WanVae } from "../../../plugins/wan-vae/codec.ts";
+import { T5TextEncoder } from "../../../plugins/t5/encoder.ts";
 import { WanDenoiser } from "../../../plugins/wan/denoiser.ts";
+import { WanVae } from "../../../plugins/wan-vae/codec.ts";
 import { defineCase } from "../case.ts";
 import { toTensor } from "../tensors.ts";
 
@@ -29,19 +29,29 @@ export default defineCase({
     const device = "cpu";
     const length = params.max_sequence_length;
 
-    await using encoder = T5TextEncoder.load(folder("text_encoder"), { device, tokenizer: folder("tokenizer"), maxTokens: length, clean: true });
+    await using encoder = T5TextEncoder.load(folder("text_encoder"), {
+      device,
+      tokenizer: folder("tokenizer"),
+      maxTokens: length,
+      clean: true,
+    });
     const encode = (prompt: string): Conditioning => encoder.encode([prompt], { padTo: length });
     const cond = encode(params.prompt);
     const uncond = encode(params.negative_prompt);
     const ids = encoder.tokenize([params.prompt, params.negative_prompt]);
-    produce("prompt_input_ids", { shape: [2, length], data: ids.flatMap((row) => Array.from({ length }, (_, i) => row[i] ?? 0)) });
+    produce("prompt_input_ids", {
+      shape: [2, length],
+      data: ids.flatMap((row) => Array.from({ length }, (_, i) => row[i] ?? 0)),
+    });
     scope(() => produce("prompt_attention_mask", cat([cond.mask, uncond.mask]).to("int64")));
     produce("prompt_embeds", cond.states);
     produce("negative_prompt_embeds", uncond.states);
 
     const config = readSchedulerConfig(folder("scheduler"));
     const isEuler = config._class_name === "FlowMatchEulerDiscreteScheduler";
-    const schedule = (isEuler ? flowMatchEulerSchedule : flowUniPCSchedule)(config, { numSteps: params.num_inference_steps });
+    const schedule = (isEuler ? flowMatchEulerSchedule : flowUniPCSchedule)(config, {
+      numSteps: params.num_inference_steps,
+    });
     scope(() => {
       produce("timesteps", tensor(schedule.timesteps));
       produce("sigmas", tensor(schedule.sigmas));
@@ -56,7 +66,10 @@ export default defineCase({
       numSteps: params.num_inference_steps,
       convention: denoiser.convention,
       predict(latents, t) {
-        const [positive, negative] = [cond, uncond].map((text) => denoiser.forward({ latents, t, text })) as [Tensor, Tensor];
+        const [positive, negative] = [cond, uncond].map((text) => denoiser.forward({ latents, t, text })) as [
+          Tensor,
+          Tensor,
+        ];
         outputs.push(keep(cat([positive, negative])));
         return cfg(positive, negative, params.guidance_scale);
       },
@@ -78,6 +91,7 @@ export default defineCase({
       produce("video", video);
       produce("video_u8", video.select(0, 0).mul(255).round().permute([0, 2, 3, 1]));
     });
-    for (const made of [latents, ...outputs, ...states, cond.states, cond.mask, uncond.states, uncond.mask]) made.dispose();
+    for (const made of [latents, ...outputs, ...states, cond.states, cond.mask, uncond.states, uncond.mask])
+      made.dispose();
   },
 });

@@ -1,5 +1,5 @@
 /** Samplers on the velocity field that the cases state: v(x, t) = A tanh(x) + B cos(3 t / 1000) + C t / 1000, t the timestep. */
-import { keep, scope, stack, tensor, type Tensor } from "../../../native/index.ts";
+import { keep, scope, stack, type Tensor, tensor } from "../../../native/index.ts";
 import { readSchedulerConfig } from "../../../plugins/flow/config.ts";
 import { euler } from "../../../plugins/flow/euler.ts";
 import { flowMatchEulerSchedule, flowUniPCSchedule } from "../../../plugins/flow/schedule.ts";
@@ -23,7 +23,10 @@ export default defineCase({
     for (const [name, { steps, set_timesteps }] of Object.entries(golden.params.runs as Record<string, Run>)) {
       const config = readSchedulerConfig(golden.path(name));
       const isEuler = config._class_name === "FlowMatchEulerDiscreteScheduler";
-      const schedule = (isEuler ? flowMatchEulerSchedule : flowUniPCSchedule)(config, { numSteps: steps, ...set_timesteps });
+      const schedule = (isEuler ? flowMatchEulerSchedule : flowUniPCSchedule)(config, {
+        numSteps: steps,
+        ...set_timesteps,
+      });
       const velocities: Tensor[] = [];
       const samples: Tensor[] = [];
       const request: SampleRequest = {
@@ -31,7 +34,9 @@ export default defineCase({
         numSteps: steps,
         convention: { timeScale: 1000, predicts: "noise-data" },
         predict(x, _t, { t }) {
-          const v = A.mul(x.tanh()).add(B.mul(Math.cos(3 * t))).add(C.mul(t));
+          const v = A.mul(x.tanh())
+            .add(B.mul(Math.cos(3 * t)))
+            .add(C.mul(t));
           velocities.push(keep(v.clone()));
           return v;
         },

@@ -15,8 +15,13 @@ function encoders(golden: Golden, produce: Produce): void {
   for (const group of new Set(golden.inputs.map((name) => name.slice(0, name.lastIndexOf("."))))) {
     scope(() => {
       const ids = toTensor(golden.input(`${group}.input_ids`), "int64");
-      const mask = golden.has(`${group}.attention_mask`) ? toTensor(golden.input(`${group}.attention_mask`), "int64") : undefined;
-      produce(`${group}.last_hidden_state`, model.forward(ids, mask, (name, value) => produce(`${group}.${name}`, value)));
+      const mask = golden.has(`${group}.attention_mask`)
+        ? toTensor(golden.input(`${group}.attention_mask`), "int64")
+        : undefined;
+      produce(
+        `${group}.last_hidden_state`,
+        model.forward(ids, mask, (name, value) => produce(`${group}.${name}`, value)),
+      );
     });
   }
 }
@@ -54,11 +59,19 @@ async function tokenizers(golden: Golden, produce: Produce): Promise<void> {
   if (expected.pad_truncate === undefined) return;
   const { texts, max_length } = expected.pad_truncate;
   const rows = texts.map((text) => [...tokenizer.encode(text).slice(0, max_length - 1), eos]);
-  const pad = (row: number[], value: number): number[] => [...row, ...new Array<number>(max_length - row.length).fill(value)];
+  const pad = (row: number[], value: number): number[] => [
+    ...row,
+    ...new Array<number>(max_length - row.length).fill(value),
+  ];
   produce.json("pad_truncate", {
     ...expected.pad_truncate,
     input_ids: rows.map((row) => pad(row, published.tokenToId("<pad>") as number)),
-    attention_mask: rows.map((row) => pad(row.map(() => 1), 0)),
+    attention_mask: rows.map((row) =>
+      pad(
+        row.map(() => 1),
+        0,
+      ),
+    ),
   });
 }
 

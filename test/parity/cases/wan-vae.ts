@@ -1,10 +1,11 @@
 /** AutoencoderKLWan, both forms: posterior, normalisation, decoding and every tap, chunk by chunk as the reference runs. */
-import { defineCase, type Produce } from "../case.ts";
-import type { Golden } from "../golden.ts";
-import { toTensor } from "../tensors.ts";
+
 import { scope } from "../../../native/index.ts";
 import { WanVae } from "../../../plugins/wan-vae/codec.ts";
 import type { Tiling } from "../../../plugins/wan-vae/tiles.ts";
+import { defineCase, type Produce } from "../case.ts";
+import type { Golden } from "../golden.ts";
+import { toTensor } from "../tensors.ts";
 
 interface Tiles {
   readonly tile_sample_min_height: number;

@@ -14,7 +14,9 @@ export default defineCase({
     const run = (model: WanTransformer, inputs: string, outputs: string): void =>
       scope(() => {
         const input = (name: string) => toTensor(golden.input(`${inputs}.${name}`));
-        const image = golden.has(`${inputs}.encoder_hidden_states_image`) ? input("encoder_hidden_states_image") : undefined;
+        const image = golden.has(`${inputs}.encoder_hidden_states_image`)
+          ? input("encoder_hidden_states_image")
+          : undefined;
         const sample = model.forward(
           { latents: input("hidden_states"), timestep: input("timestep"), text: input("encoder_hidden_states"), image },
           (name, value) => produce(`${outputs}.tap.${name}`, value),
@@ -22,9 +24,12 @@ export default defineCase({
         produce(`${outputs}.sample`, sample);
       });
     using model = new WanTransformer(readConfig(folder)).load(weights);
-    for (const group of new Set(golden.inputs.map((name) => name.slice(0, name.lastIndexOf("."))))) run(model, group, group);
+    for (const group of new Set(golden.inputs.map((name) => name.slice(0, name.lastIndexOf(".")))))
+      run(model, group, group);
     if (!golden.tolerance.has("bf16.sample")) return;
-    using half = new WanTransformer(readConfig(folder)).load(weights, { dtype: (name) => (keepsFloat32(name) ? "float32" : "bfloat16") });
+    using half = new WanTransformer(readConfig(folder)).load(weights, {
+      dtype: (name) => (keepsFloat32(name) ? "float32" : "bfloat16"),
+    });
     run(half, "main", "bf16");
   },
 });
