@@ -101,73 +101,53 @@ export class Generation implements Disposable {
     const { ctx, request } = this;
     const t = await this.#tensors();
     const { numSteps, latents: shape } = await this.#shape();
-    const family = await this.#family();
+    const [family, guide, sample] = [await this.#family(), await this.#guide(), await this.#sampler()];
     const name = `latents-${(batch[0] as Sample).index}.safetensors`;
     const saved = join(ctx.workDir, `.${name}.progress`);
-    const rows = batch.map(({ seed, index }) =>
-      request.latents === undefined ? t.noise(shape, seed) : t.readLatents(request.latents, shape, index),
+    using held = new t.Held();
+    const known = held.keep(await this.#known(batch.length));
+    const texts = {
+      positive: held.keep(await this.#joined(batch.map(({ prompt }) => prompt))),
+      negative: held.keep(await this.#joined(batch.map(() => request.negativePrompt))),
+    };
+    const before = held.keep(t.loadProgress(saved, ctx.device));
+    const start = held.keep(
+      t.started(batch, ctx.device, ({ seed, index }) =>
+        request.latents === undefined ? t.noise(shape, seed) : t.readLatents(request.latents, shape, index),
+      ),
     );
-    const start = t.stacked(rows, ctx.device);
-    const known = await this.#known(batch.length);
-    const [positive, negative] = [
-      await this.#joined(batch.map(({ prompt }) => prompt)),
-      await this.#joined(batch.map(() => request.negativePrompt)),
-    ];
-    const before = t.loadProgress(saved, ctx.device);
-    try {
-      const guide = await this.#guide();
-      const branches = { positive, negative };
-      let savedAt = performance.now();
-      const latents = await (await this.#sampler())({
-        latents: before?.latents ?? start,
-        startStep: before === undefined ? 0 : before.step + 1,
-        ...(before === undefined ? {} : { state: before.state }),
-        numSteps,
-        shift: request.shift,
-        convention: family.convention,
-        signal: ctx.signal,
-        predict: t.quietly((x, time, at) =>
-          guide({
-            ...at,
-            latents: x,
-            predict(branch, how) {
-              if (how?.skipLayers !== undefined)
-                throw new WaverError("needs_unmet", "this guide leaves layers out, which no family offers yet");
-              const [text, text2] = branches[branch];
-              return family.forward({
-                latents: x,
-                t: time,
-                text: text as Conditioning,
-                ...(text2 === undefined ? {} : { text2 }),
-                ...(known === undefined ? {} : { known }),
-              });
-            },
-          }),
-        ),
-        async onStep({ step, latents: x, state = {} }) {
-          t.assertFinite(x, "denoising", ` at step ${step + 1} of ${numSteps}`);
-          if (step + 1 < numSteps && performance.now() - savedAt > SAVE_MS) {
-            t.saveProgress(saved, { step, latents: x, state });
-            savedAt = performance.now();
-          }
-          ctx.progress(step + 1, numSteps, "denoise", { samples: batch.map(({ index }) => index) });
-          await ctx.breathe();
-        },
-      });
-      t.saveLatents(join(ctx.workDir, name), latents);
-      latents.dispose();
-    } finally {
-      for (const each of [
-        ...rows,
-        start,
-        known?.latents,
-        known?.mask,
-        before?.latents,
-        ...Object.values(before?.state ?? {}),
-      ])
-        each?.dispose();
-      for (const text of [...positive, ...negative]) t.disposeText(text);
-    }
+    let savedAt = performance.now();
+    const latents = await sample({
+      latents: before?.latents ?? start,
+      startStep: before === undefined ? 0 : before.step + 1,
+      ...(before === undefined ? {} : { state: before.state }),
+      numSteps,
+      shift: request.shift,
+      convention: family.convention,
+      signal: ctx.signal,
+      predict: t.quietly((x, time, at) =>
+        guide({
+          ...at,
+          latents: x,
+          predict(branch, how) {
+            if (how?.skipLayers !== undefined)
+              throw new WaverError("needs_unmet", "this guide leaves layers out, which no family offers yet");
+            const [text, text2] = texts[branch];
+            return family.forward({ latents: x, t: time, text: text as Conditioning, ...given({ text2, known }) });
+          },
+        }),
+      ),
+      async onStep({ step, latents: x, state = {} }) {
+        t.assertFinite(x, "denoising", ` at step ${step + 1} of ${numSteps}`);
+        if (step + 1 < numSteps && performance.now() - savedAt > SAVE_MS) {
+          t.saveProgress(saved, { step, latents: x, state });
+          savedAt = performance.now();
+        }
+        ctx.progress(step + 1, numSteps, "denoise", { samples: batch.map(({ index }) => index) });
+        await ctx.breathe();
+      },
+    });
+    t.saveLatents(join(ctx.workDir, name), held.keep(latents));
     await t.forgetProgress(saved);
     return name;
   }
@@ -355,6 +335,12 @@ export class Generation implements Disposable {
     return { path, ...(dtype === undefined || dtype === false ? {} : { dtype }), ...rest };
   }
 }
+
+/** Only what is there: an absent field and an undefined one differ in the contract. */
+const given = <T extends object>(fields: T): { [K in keyof T]?: NonNullable<T[K]> } =>
+  Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as {
+    [K in keyof T]?: NonNullable<T[K]>;
+  };
 
 /** Runs `make` at its first call and hands out that result ever after. */
 function once<T>(make: () => Promise<T>): () => Promise<T> {

@@ -9,9 +9,10 @@ import {
   openSafetensors,
   pad,
   randn,
+  Scope,
   saveSafetensors,
   scope,
-  type Tensor,
+  Tensor,
   tensor,
   zeros,
 } from "../../../native/index.ts";
@@ -31,8 +32,25 @@ export const noise = (shape: readonly number[], seed: number): Tensor => {
   return randn(shape, { generator });
 };
 
-/** Rows of a batch [1 ..] each -> [B ..] on the device. */
-export const stacked = (rows: readonly Tensor[], device: string): Tensor => scope(() => cat(rows).to(device));
+/** Starting latents of a batch, [1 ..] each -> [B ..] on the device. */
+export const started = <S>(batch: readonly S[], device: string, row: (sample: S) => Tensor): Tensor =>
+  scope(() => cat(batch.map(row)).to(device));
+
+/** Tensors of a stretch of work that spans awaits, in whatever they come; freed together. */
+export class Held implements Disposable {
+  readonly #scope = new Scope();
+
+  /** Takes over every tensor in `value`: itself, or in the arrays and plain objects it is made of. */
+  keep<T>(value: T): T {
+    if (value instanceof Tensor) this.#scope.own(value);
+    else if (typeof value === "object" && value !== null) for (const each of Object.values(value)) this.keep(each);
+    return value;
+  }
+
+  [Symbol.dispose](): void {
+    this.#scope.dispose();
+  }
+}
 
 /** Starting latents from a file: `path`, or `path#key` when it holds several tensors. [N C T h w], or one for all. */
 export function readLatents(source: string, shape: readonly number[], index: number): Tensor {
@@ -120,11 +138,6 @@ export function joinTexts(texts: readonly Conditioning[], length?: number): Cond
     return { states: cat(rows.map((row) => row.states)), mask: cat(rows.map((row) => row.mask)) };
   });
 }
-
-export const disposeText = ({ states, mask }: Conditioning): void => {
-  states.dispose();
-  mask.dispose();
-};
 
 /** A black video is not a result: whatever is no number ends the job and names the stage. */
 export function assertFinite(value: Tensor, stage: string, detail = ""): void {
