@@ -32,16 +32,24 @@ export function bodyOf(shape: Shape, { tokens, base, cwd }: Given): Bag {
     const picks = picksOf(slot, tokens, shape.operation, cwd);
     if (picks.length > 0) body[slot.name] = slot.many ? picks : picks[0];
   }
-  for (const { path, required } of shape.fields)
-    if (required && body[path[0] as string] === undefined) throw needed(shape, path[0] as string);
+  for (const field of shape.fields) if (field.required && at(body, field.path) === undefined) throw needed(shape, field);
+  if (cwd !== null) for (const field of shape.fields) if (!started.has(field.flag)) locate(body, field, cwd);
   return body;
 }
 
-function needed(shape: Shape, name: string): WaverError {
-  const at = shape.positional.find((field) => field.path[0] === name);
-  const field = shape.fields.find((each) => each.path[0] === name);
-  const words = field?.meaning.schema.description;
-  const how = at === undefined ? `--${field?.flag ?? name} ...` : `${name.toUpperCase()}${at.meaning.kind === "list" ? "..." : ""}`;
+/** Paths in a body that came from a file start where the command was given, as those of flags do. */
+function locate(body: Bag, { path, meaning }: Field, cwd: string): void {
+  const value = at(body, path);
+  const name = path.at(-1) as string;
+  if (typeof value === "string") set(body, path, located(value, name, meaning, cwd));
+  else if (Array.isArray(value) && meaning.item !== null) set(body, path, placed(value, name, meaning.item, cwd));
+}
+
+function needed(shape: Shape, { path, flag, meaning }: Field): WaverError {
+  const name = path.join(".");
+  const words = meaning.schema.description;
+  const isArgument = shape.positional.some((field) => field.flag === flag);
+  const how = isArgument ? `${flag.toUpperCase()}${meaning.kind === "list" ? "..." : ""}` : `--${flag} ...`;
   return new WaverError("invalid_input", `${shape.operation} needs ${name}${words === undefined ? "" : `: ${words}`}`, {
     hint: `waver ${shape.operation} ${how}; all options: waver ${shape.operation} --help`,
   });
@@ -50,10 +58,11 @@ function needed(shape: Shape, name: string): WaverError {
 function put(body: Bag, field: Field, token: Token, started: Set<string>, root: Schema, cwd: string | null): void {
   const { path, meaning, flag } = field;
   const name = token.type === "flag" ? `--${flag}` : flag.toUpperCase();
+  const isFirst = !started.has(flag);
+  started.add(flag);
   if (meaning.kind === "list" && meaning.item !== null) {
     const values = placed(listOf(token.input, meaning, name, root), path.at(-1) as string, meaning.item, cwd);
-    const before = started.has(flag) ? (at(body, path) as unknown[]) : [];
-    started.add(flag);
+    const before = isFirst ? [] : (at(body, path) as unknown[]);
     set(body, path, [...before, ...values]);
     return;
   }

@@ -92,6 +92,7 @@ describe("what was typed", () => {
     expect(body("--rate", "12", "--limits.low", "1", "--limits.deep.word", "x", "--rows", '{"id":"a"}', "--words", "one, two", "--maybe", "3")).toEqual({
       prompt: "a ball", rate: 12, limits: { low: 1, deep: { word: "x" } }, rows: [{ id: "a" }], words: ["one, two"], maybe: 3,
     });
+    expect(body("--maybe", "null")["maybe"]).toBeNull();
   });
 
   test("slots take an id and options of that provider", () => {
@@ -107,6 +108,8 @@ describe("what was typed", () => {
 
   test("mistakes are one sentence with a code", () => {
     expect(codeOf(() => bodyOf(shape, { tokens: [], base: {}, cwd }))).toBe("invalid_input: make needs prompt");
+    const grouped = shapeOf({ ...operation, input: json(z.object({ set: z.object({ name: z.string(), seed: z.int().optional() }) })) }, []);
+    expect(codeOf(() => bodyOf(grouped, { tokens: [], base: {}, cwd }))).toBe("invalid_input: make needs set.name");
     expect(codeOf(() => body("--num-steps", "many"))).toBe('invalid_input: --num-steps is a whole number, not "many"');
     expect(codeOf(() => body("--num-steps", "0"))).toBe('invalid_input: --num-steps is at least 1, not "0"');
     expect(codeOf(() => body("--task", "v2v"))).toBe('invalid_input: --task is one of t2v, i2v, not "v2v"');
@@ -124,6 +127,9 @@ describe("what was typed", () => {
     expect(body("--model", "./other")["model"]).toBe(join(cwd, "other"));
     expect(body("--model", "giant-14b")["model"]).toBe("giant-14b");
     expect(body("--model", "sha256:ab")["model"]).toBe("sha256:ab");
+    expect(body("--image", "out/")["image"]).toBe(`${join(cwd, "out")}/`);
+    expect(body("--image", "sha256:ab")["image"]).toBe("sha256:ab");
+    expect(bodyOf(shape, { tokens: tokens("x"), base: { image: "x.png" }, cwd })["image"]).toBe(join(cwd, "x.png"));
     expect(bodyOf(shape, { tokens: tokens("x", "--image", "x.png"), base: {}, cwd: null })["image"]).toBe("x.png");
     rmSync(cwd, { recursive: true, force: true });
   });

@@ -65,16 +65,17 @@ function positionalOf(fields: readonly Field[], named: readonly string[] | undef
 /** Names that are the command line's own, whatever an operation calls its fields: those are still reachable through --input. */
 const RESERVED: readonly string[] = ["help", "json", "url", "token", "home", "detach", "input", "cancelOnInterrupt", "verbose"];
 
-function fieldsOf(schema: Schema, root: Schema, above: readonly string[], leftOut: ReadonlySet<string>): Field[] {
+function fieldsOf(schema: Schema, root: Schema, above: readonly string[], leftOut: ReadonlySet<string>, needed = true): Field[] {
   const required = new Set(schema.required ?? []);
   return Object.entries(schema.properties ?? {}).flatMap(([name, given]): Field[] => {
     if (above.length === 0 && leftOut.has(name)) return [];
     const path = [...above, name];
     const meaning = meaningOf(given, root);
-    const inner = meaning.kind === "group" && path.length < 4 ? fieldsOf(meaning.schema, root, path, leftOut) : [];
-    const own = { path, flag: path.map(kebab).join("."), meaning, required: above.length === 0 && required.has(name) && given.default === undefined };
-    // A group is also a flag of its own, which takes the whole of it as JSON.
-    return [own, ...inner];
+    const isNeeded = needed && required.has(name) && given.default === undefined;
+    const inner = meaning.kind === "group" && path.length < 4 ? fieldsOf(meaning.schema, root, path, leftOut, isNeeded) : [];
+    const own = { path, flag: path.map(kebab).join("."), meaning, required: isNeeded };
+    // A group is also a flag of its own, which takes the whole of it as JSON. What it needs is said by its fields.
+    return inner.some((field) => field.required) ? [{ ...own, required: false }, ...inner] : [own, ...inner];
   });
 }
 

@@ -36,7 +36,7 @@ export async function overview(target: Target): Promise<string> {
   const pieces = operations.filter(({ name }) => !MAIN.includes(name)).sort((a, b) => rank(a) - rank(b) || (a.name < b.name ? -1 : 1));
   const row = ({ name, summary }: OperationDoc): readonly [string, string] => [name, summary];
   return [
-    `${bold("waver")}  from raw video to an evaluated video-generation model\n`,
+    `${bold("waver")}  from raw video to an evaluated video-generation model\n\n`,
     problem,
     section("The main job", main.map(row), style),
     section("Its pieces", pieces.map(row), style),

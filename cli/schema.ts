@@ -33,14 +33,17 @@ export interface Meaning {
   readonly kind: Kind;
   /** Without null and references. */
   readonly schema: Schema;
+  /** Whether null is a value of it; written `null`. */
+  readonly nullable: boolean;
   readonly choices: readonly string[];
   /** Of a list. */
   readonly item: Meaning | null;
 }
 
 export function meaningOf(given: Schema, root: Schema): Meaning {
-  const schema = withoutNull(dereferenced(given, root), root);
-  const of = (kind: Kind, more: Partial<Meaning> = {}): Meaning => ({ kind, schema, choices: [], item: null, ...more });
+  const whole = dereferenced(given, root);
+  const schema = withoutNull(whole, root);
+  const of = (kind: Kind, more: Partial<Meaning> = {}): Meaning => ({ kind, schema, nullable: schema !== whole, choices: [], item: null, ...more });
   if (schema.const !== undefined) return of("choice", { choices: [String(schema.const)] });
   if (schema.enum !== undefined) return of("choice", { choices: schema.enum.map(String) });
   const alternatives = schema.anyOf ?? schema.oneOf;
@@ -97,6 +100,7 @@ function withoutNull(schema: Schema, root: Schema): Schema {
 
 /** One value from one text. `name` is what a message calls the field. */
 export function valueOf(text: string, meaning: Meaning, name: string, root: Schema): unknown {
+  if (meaning.nullable && text === "null") return null;
   switch (meaning.kind) {
     case "text":
       return text;
@@ -163,19 +167,24 @@ function jsonOf(text: string, name: string): unknown {
 const wrong = (name: string, text: string, expected: string): WaverError =>
   new WaverError("invalid_input", `${name} is ${expected}, not ${JSON.stringify(text.length > 60 ? `${text.slice(0, 57)}...` : text)}`);
 
-/** Words in a sentence, whatever a folder of that name may be. */
-const WORDS = /(prompt|text|caption|words|name|^id|^tag|^kind|licen[cs]e)$/i;
-const FILES = /(^|[a-z])(output|out|folder|directory|dir|file|path)s?$/i;
+/** Sentences and names, whatever file may be called so. */
+const WORDS = /(prompt|text|caption|words|instruction|name|^id|^tag|^kind|licen[cs]e)$/i;
+/** Names of built-in things as well as paths: only what looks like a path is one. */
+const NAMES = /(recipe|stage|package)$/i;
+const FILES = /(^|[a-z])(output|out|folder|directory|dir|file|path|source|video|image|weights|latents)s?$/i;
 
 /**
  * A relative path made absolute: the daemon has another working folder. A schema says so with `format: "path"`;
- * where it is silent, what looks like a path, or names something that is here, is one.
+ * where it is silent, what is called or looks like a path, or names something that is here, is one.
  */
 export function located(text: string, field: string, { schema, kind }: Meaning, cwd: string): string {
-  if (kind !== "text" || text === "") return text;
+  if (kind !== "text" || text === "" || /^[a-z][a-z0-9+.-]*:/i.test(text)) return text;
   const expanded = text === "~" || text.startsWith("~/") ? join(homedir(), text.slice(1)) : text;
-  if (schema.format === "path") return resolve(cwd, expanded);
-  if (schema.format !== undefined || WORDS.test(field) || /^[a-z][a-z0-9+.-]*:/i.test(expanded)) return text;
-  const looks = expanded !== text || /^\.{0,2}\//.test(expanded) || expanded === "." || expanded === ".." || FILES.test(field) || /^[^\s]*\.[a-z][a-z0-9]{1,4}$/i.test(expanded);
-  return looks || existsSync(resolve(cwd, expanded)) ? resolve(cwd, expanded) : text;
+  // A slash at the end says that a folder is meant, which may not be there yet.
+  const absolute = resolve(cwd, expanded) + (expanded.endsWith("/") && expanded !== "/" ? "/" : "");
+  if (schema.format === "path") return absolute;
+  if (schema.format !== undefined || WORDS.test(field)) return text;
+  const looks = expanded !== text || /^\.{0,2}\//.test(expanded) || expanded === "." || expanded === ".." || /^\S*\.[a-z][a-z0-9]{1,4}$/i.test(expanded);
+  const isFile = FILES.test(field) || (!NAMES.test(field) && existsSync(resolve(cwd, expanded)));
+  return looks || isFile ? absolute : text;
 }
