@@ -10,10 +10,24 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 const digest = (n: number): Digest => `sha256:${n.toString(16).padStart(64, "0")}` as Digest;
 const row = (n: number): ClipRow => ({
-  id: digest(n), source: digest(1000 + n), path: `/videos/狗 ${n}.mp4`, tag: "stock", start: n / 25, end: n / 25 + 2.04, width: 640, height: 360, fps: 30000 / 1001,
-  caption: n % 3 === 0 ? null : `clip "${n}", with a comma`, captionBy: n % 3 === 0 ? null : "sidecar", actions: null,
-  embeddedBy: n % 2 === 0 ? "some" : null, embedding: n % 2 === 0 ? Float32Array.from([n, -0.5, 1e-7]) : null,
-  dropped: n % 4 === 0 ? "192p/static" : null, reason: n % 4 === 0 ? "it does not move" : null, stage: "192p", repeat: 1,
+  id: digest(n),
+  source: digest(1000 + n),
+  path: `/videos/狗 ${n}.mp4`,
+  tag: "stock",
+  start: n / 25,
+  end: n / 25 + 2.04,
+  width: 640,
+  height: 360,
+  fps: 30000 / 1001,
+  caption: n % 3 === 0 ? null : `clip "${n}", with a comma`,
+  captionBy: n % 3 === 0 ? null : "sidecar",
+  actions: null,
+  embeddedBy: n % 2 === 0 ? "some" : null,
+  embedding: n % 2 === 0 ? Float32Array.from([n, -0.5, 1e-7]) : null,
+  dropped: n % 4 === 0 ? "192p/static" : null,
+  reason: n % 4 === 0 ? "it does not move" : null,
+  stage: "192p",
+  repeat: 1,
   scores: n === 5 ? { "basic.fps": 25 } : { "basic.fps": 25, "motion.total": n * 1.5 },
 });
 
@@ -30,7 +44,12 @@ test("equal rows give equal bytes, several files are one table, embeddings may s
   await writeTable(a, [row(1), row(2)]);
   await writeTable(b, [row(1), row(2)]);
   expect(Buffer.from(await Bun.file(a).arrayBuffer()).equals(Buffer.from(await Bun.file(b).arrayBuffer()))).toBe(true);
-  expect((await readTable({ files: [a, b] })).map(({ id }) => id)).toEqual([digest(1), digest(2), digest(1), digest(2)]);
+  expect((await readTable({ files: [a, b] })).map(({ id }) => id)).toEqual([
+    digest(1),
+    digest(2),
+    digest(1),
+    digest(2),
+  ]);
   await writeTable(b, [row(2)], { embeddings: false });
   expect(await readTable({ files: [b] })).toEqual([{ ...row(2), embeddedBy: null, embedding: null }]);
 });

@@ -44,9 +44,24 @@ export type ClipRow = z.output<typeof ClipRow>;
 
 type Fixed = Exclude<keyof ClipRow, "scores">;
 const COLUMNS = {
-  id: "STRING", source: "STRING", path: "STRING", tag: "STRING", start: "DOUBLE", end: "DOUBLE", width: "INT32", height: "INT32", fps: "DOUBLE",
-  caption: "STRING", captionBy: "STRING", actions: "STRING", embeddedBy: "STRING", embedding: "BYTE_ARRAY", dropped: "STRING", reason: "STRING",
-  stage: "STRING", repeat: "INT32",
+  id: "STRING",
+  source: "STRING",
+  path: "STRING",
+  tag: "STRING",
+  start: "DOUBLE",
+  end: "DOUBLE",
+  width: "INT32",
+  height: "INT32",
+  fps: "DOUBLE",
+  caption: "STRING",
+  captionBy: "STRING",
+  actions: "STRING",
+  embeddedBy: "STRING",
+  embedding: "BYTE_ARRAY",
+  dropped: "STRING",
+  reason: "STRING",
+  stage: "STRING",
+  repeat: "INT32",
 } as const satisfies Record<Fixed, NonNullable<ColumnSource["type"]>>;
 
 /** Rows of a relation, in order. All of it is held in memory: about 1 KB a clip, and 4 bytes a feature. */
@@ -58,7 +73,10 @@ export async function readTable(relation: Pick<Relation, "files">): Promise<Clip
     try {
       raw = await parquetReadObjects({ file: await asyncBufferFromFile(path), utf8: false });
     } catch (cause) {
-      throw new WaverError("invalid_input", "a clip table cannot be read", { cause, hint: "make it again: waver curate" });
+      throw new WaverError("invalid_input", "a clip table cannot be read", {
+        cause,
+        hint: "make it again: waver curate",
+      });
     }
     for (const each of raw) rows.push(rowFrom(each));
   }
@@ -75,19 +93,33 @@ function rowFrom(raw: Record<string, unknown>): ClipRow {
   }
   const parsed = ClipRow.safeParse({ ...row, scores });
   if (parsed.success) return parsed.data;
-  throw new WaverError("invalid_input", `this is not a clip table: ${parsed.error.issues[0]?.path.join(".")}: ${parsed.error.issues[0]?.message}`);
+  throw new WaverError(
+    "invalid_input",
+    `this is not a clip table: ${parsed.error.issues[0]?.path.join(".")}: ${parsed.error.issues[0]?.message}`,
+  );
 }
 
 /** Features are stored as little-endian float32; the copy aligns them. */
-const floats = (value: unknown): Float32Array | null => (value instanceof Uint8Array ? new Float32Array(value.slice().buffer) : null);
+const floats = (value: unknown): Float32Array | null =>
+  value instanceof Uint8Array ? new Float32Array(value.slice().buffer) : null;
 
 /** Writes rows as one Parquet file, whole or not at all; equal rows give equal bytes. */
-export async function writeTable(path: string, rows: readonly ClipRow[], how: { embeddings?: boolean } = {}): Promise<Relation> {
+export async function writeTable(
+  path: string,
+  rows: readonly ClipRow[],
+  how: { embeddings?: boolean } = {},
+): Promise<Relation> {
   const { parquetWriteBuffer } = await import("hyparquet-writer");
   const measures = [...new Set(rows.flatMap((row) => Object.keys(row.scores)))].sort();
-  const fixed = (Object.keys(COLUMNS) as Fixed[]).filter((name) => how.embeddings !== false || !name.startsWith("embed"));
+  const fixed = (Object.keys(COLUMNS) as Fixed[]).filter(
+    (name) => how.embeddings !== false || !name.startsWith("embed"),
+  );
   const columnData: ColumnSource[] = [
-    ...fixed.map((name) => ({ name, type: COLUMNS[name], data: rows.map((row) => (name === "embedding" ? bytes(row.embedding) : row[name])) })),
+    ...fixed.map((name) => ({
+      name,
+      type: COLUMNS[name],
+      data: rows.map((row) => (name === "embedding" ? bytes(row.embedding) : row[name])),
+    })),
     ...measures.map((name) => ({ name, type: "DOUBLE" as const, data: rows.map((row) => row.scores[name] ?? null) })),
   ];
   const content = parquetWriteBuffer({ columnData, createdBy: "waver" });
@@ -108,4 +140,5 @@ export async function writeTable(path: string, rows: readonly ClipRow[], how: { 
   return { files: [path], numRows: rows.length };
 }
 
-const bytes = (values: Float32Array | null): Uint8Array | null => (values === null ? null : new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
+const bytes = (values: Float32Array | null): Uint8Array | null =>
+  values === null ? null : new Uint8Array(values.buffer, values.byteOffset, values.byteLength);

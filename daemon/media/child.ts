@@ -44,10 +44,23 @@ export function spawnChild(program: string, args: readonly string[], options: Ch
   throwIfCancelled(options.signal);
   const extra = Array.from({ length: options.pipes - 1 }, () => "pipe" as const);
   const child = Bun.spawn(
-    ["/bin/sh", "-c", LIMITED, "media", String(Math.ceil(options.cpuSeconds)), String(ADDRESS_KB), String(OPEN_FILES), program, ...args],
+    [
+      "/bin/sh",
+      "-c",
+      LIMITED,
+      "media",
+      String(Math.ceil(options.cpuSeconds)),
+      String(ADDRESS_KB),
+      String(OPEN_FILES),
+      program,
+      ...args,
+    ],
     { stdio: [options.stdin ? "pipe" : "ignore", "pipe", "pipe", ...extra], env: scrubbed() },
   );
-  const outputs = [new Output(child.stdout as ReadableStream<Uint8Array>, null), ...extra.map((_, index) => Output.of(child.stdio[index + 3] as number))];
+  const outputs = [
+    new Output(child.stdout as ReadableStream<Uint8Array>, null),
+    ...extra.map((_, index) => Output.of(child.stdio[index + 3] as number)),
+  ];
   const stderr = tail(child.stderr as ReadableStream<Uint8Array>);
   let killed: "abort" | "stall" | "done" | null = null;
   const kill = (why: "abort" | "stall" | "done"): void => {
@@ -107,7 +120,11 @@ class Output {
 /** Only what a dynamic linker may need; no token, no home, no proxy. Messages in English, since they are classified. */
 function scrubbed(): Record<string, string> {
   const { PATH, LD_LIBRARY_PATH } = process.env;
-  return { LC_ALL: "C", ...(PATH === undefined ? {} : { PATH }), ...(LD_LIBRARY_PATH === undefined ? {} : { LD_LIBRARY_PATH }) };
+  return {
+    LC_ALL: "C",
+    ...(PATH === undefined ? {} : { PATH }),
+    ...(LD_LIBRARY_PATH === undefined ? {} : { LD_LIBRARY_PATH }),
+  };
 }
 
 async function tail(stream: ReadableStream<Uint8Array>): Promise<string> {

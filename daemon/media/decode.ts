@@ -35,21 +35,29 @@ const EARLY = 0.25;
 /** Frames expected in a span; the small slack keeps 1.2 s x 25 fps = 30.000000000000004 at 30. */
 const countOf = (span: number, rate: number): number => Math.max(1, Math.ceil(span * rate - 1e-3));
 
-export const frameBytes = (view: Pick<FrameView, "width" | "height" | "format">): number => view.width * view.height * (view.format === "rgb24" ? 3 : 1);
+export const frameBytes = (view: Pick<FrameView, "width" | "height" | "format">): number =>
+  view.width * view.height * (view.format === "rgb24" ? 3 : 1);
 
 export function openViews(file: Opened, views: readonly FrameView[], span: Span): AsyncIterable<FrameBatch>[] {
   for (const view of views) check(view, file.limits);
   const start = span.start ?? 0;
-  if (span.end !== undefined && span.end <= start) throw new WaverError("invalid_input", `a span must end after it starts, not go from ${start} to ${span.end} s`);
+  if (span.end !== undefined && span.end <= start)
+    throw new WaverError("invalid_input", `a span must end after it starts, not go from ${start} to ${span.end} s`);
   let opened: Promise<Decoder> | undefined;
   const decoder = (): Promise<Decoder> => (opened ??= Decoder.open(file, views, { ...span, start }));
-  return views.map((_, index) => once(async function* () {
-    yield* (await decoder()).view(index);
-  }, async () => (await decoder()).skip(index)));
+  return views.map((_, index) =>
+    once(
+      async function* () {
+        yield* (await decoder()).view(index);
+      },
+      async () => (await decoder()).skip(index),
+    ),
+  );
 }
 
 function check(view: FrameView, limits: Limits): void {
-  if (view.width * view.height > limits.maxPixels) throw new WaverError("too_large", `a view of ${view.width} x ${view.height} has more pixels than is allowed`);
+  if (view.width * view.height > limits.maxPixels)
+    throw new WaverError("too_large", `a view of ${view.width} x ${view.height} has more pixels than is allowed`);
 }
 
 /**
@@ -97,22 +105,40 @@ class Decoder {
     this.#open = views.length;
   }
 
-  static async open(file: Opened, views: readonly FrameView[], span: Span & { readonly start: number }): Promise<Decoder> {
+  static async open(
+    file: Opened,
+    views: readonly FrameView[],
+    span: Span & { readonly start: number },
+  ): Promise<Decoder> {
     const fps = await file.fps();
     const rates = views.map((view) => (view.rate === "native" ? fps : view.rate));
     const seek = Math.max(0, span.start - EARLY / fps);
     const length = span.end === undefined ? undefined : span.end - span.start;
     const outputs = views.flatMap((view, index) => [
       ...VIDEO_ONLY,
-      "-vf", filter(view, rates[index] as number),
+      "-vf",
+      filter(view, rates[index] as number),
       ...(length === undefined ? [] : ["-frames:v", String(countOf(length, rates[index] as number))]),
-      "-f", "rawvideo", "-pix_fmt", view.format, `pipe:${descriptor(index)}`,
+      "-f",
+      "rawvideo",
+      "-pix_fmt",
+      view.format,
+      `pipe:${descriptor(index)}`,
     ]);
     // One second more than asked, so that the last frame has its successor and the filter does not end early.
-    const args = [...quiet("error"), ...input(file.path, file.limits, { start: seek, ...(length === undefined ? {} : { duration: length + 1 }) }), ...outputs];
+    const args = [
+      ...quiet("error"),
+      ...input(file.path, file.limits, { start: seek, ...(length === undefined ? {} : { duration: length + 1 }) }),
+      ...outputs,
+    ];
     // 4K decodes at about 10 frames a second and core, so ten seconds of CPU for a second of video is generous.
     const cpuSeconds = length === undefined ? 4 * 3600 : 60 + 10 * (length + 1);
-    const child = spawnChild(file.program, args, { limits: file.limits, cpuSeconds, pipes: views.length, signal: span.signal });
+    const child = spawnChild(file.program, args, {
+      limits: file.limits,
+      cpuSeconds,
+      pipes: views.length,
+      signal: span.signal,
+    });
     return new Decoder(file, child, views, rates, span);
   }
 
@@ -137,7 +163,11 @@ class Decoder {
     throwIfCancelled(this.span.signal);
     if (number > 0 && (ended.code === 0 || this.#open > 0)) return;
     if (ended.code === 0 && this.#produced === 0 && this.span.start > 0) {
-      throw new WaverError("media_too_short", `${basename(this.file.path)} has no frame at ${this.span.start.toFixed(2)} s`, { hint: "the span begins after the end of the video" });
+      throw new WaverError(
+        "media_too_short",
+        `${basename(this.file.path)} has no frame at ${this.span.start.toFixed(2)} s`,
+        { hint: "the span begins after the end of the video" },
+      );
     }
     throw readFailure(this.file.path, ended, this.span.signal);
   }
@@ -157,7 +187,8 @@ class Decoder {
 
   async #read(index: number): Promise<Uint8Array | null> {
     this.#waiting++;
-    if (this.#waiting === this.#open) this.#stall = setTimeout(() => this.child.kill("stall"), this.file.limits.stallSeconds * 1000);
+    if (this.#waiting === this.#open)
+      this.#stall = setTimeout(() => this.child.kill("stall"), this.file.limits.stallSeconds * 1000);
     try {
       return await this.child.read(index);
     } finally {
@@ -177,7 +208,11 @@ function filter(view: FrameView, rate: number): string {
 }
 
 /** Cuts a byte stream into batches of whole frames. Every batch has its own memory: the reader may keep it. */
-async function* batches(read: () => Promise<Uint8Array | null>, size: number, batch: number): AsyncGenerator<{ data: Uint8Array; count: number }> {
+async function* batches(
+  read: () => Promise<Uint8Array | null>,
+  size: number,
+  batch: number,
+): AsyncGenerator<{ data: Uint8Array; count: number }> {
   let data = new Uint8Array(size * batch);
   let filled = 0;
   for (let chunk = await read(); chunk !== null; chunk = await read()) {

@@ -24,11 +24,18 @@ const MAX_METADATA = 120_000;
 /** Visually close to the source at about 8 KB for a 17-frame 96 x 96 clip (measured, materials.md D). */
 const CRF = 18;
 
-export async function writeVideoFile(program: string, path: string, frames: Frames, how: WriteOptions, limits: Limits): Promise<void> {
+export async function writeVideoFile(
+  program: string,
+  path: string,
+  frames: Frames,
+  how: WriteOptions,
+  limits: Limits,
+): Promise<void> {
   const target = resolve(path);
   const name = basename(target);
   const comment = how.metadata === undefined ? undefined : JSON.stringify(how.metadata);
-  if (comment !== undefined && Buffer.byteLength(comment) > MAX_METADATA) throw new WaverError("too_large", `the metadata for ${name} is larger than ${MAX_METADATA} bytes`);
+  if (comment !== undefined && Buffer.byteLength(comment) > MAX_METADATA)
+    throw new WaverError("too_large", `the metadata for ${name} is larger than ${MAX_METADATA} bytes`);
   const source = Symbol.asyncIterator in frames ? frames[Symbol.asyncIterator]() : frames[Symbol.iterator]();
   const temporary = join(dirname(target), `.${name}.${process.pid}-${crypto.randomUUID().slice(0, 8)}.tmp`);
   try {
@@ -52,30 +59,81 @@ export async function writeVideoFile(program: string, path: string, frames: Fram
 }
 
 async function encode(
-  program: string, temporary: string, target: string, first: FrameBatch, rest: AsyncIterator<FrameBatch> | Iterator<FrameBatch>,
-  how: WriteOptions & { readonly comment: string | undefined }, limits: Limits,
+  program: string,
+  temporary: string,
+  target: string,
+  first: FrameBatch,
+  rest: AsyncIterator<FrameBatch> | Iterator<FrameBatch>,
+  how: WriteOptions & { readonly comment: string | undefined },
+  limits: Limits,
 ): Promise<void> {
   const { width, height, format } = first;
   // 4:2:0 has one colour sample for 2 x 2 pixels: an odd side is extended by repeating its last line.
   const even = { width: width + (width % 2), height: height + (height % 2) };
   const args = [
-    "-hide_banner", "-nostats", "-loglevel", "error", "-y",
-    "-f", "rawvideo", "-pix_fmt", format, "-s", `${even.width}x${even.height}`, "-framerate", rational(how.fps), "-i", "pipe:0",
+    "-hide_banner",
+    "-nostats",
+    "-loglevel",
+    "error",
+    "-y",
+    "-f",
+    "rawvideo",
+    "-pix_fmt",
+    format,
+    "-s",
+    `${even.width}x${even.height}`,
+    "-framerate",
+    rational(how.fps),
+    "-i",
+    "pipe:0",
     // Without these the matrix is a guess of each player; swscale's own default is BT.601, browsers assume 709 for HD.
-    "-vf", "scale=flags=bicubic:out_color_matrix=bt709:out_range=tv,format=yuv420p",
-    "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv",
-    "-c:v", "libx264", "-preset", "medium", "-crf", String(how.crf ?? CRF), "-threads", String(limits.threads),
-    "-movflags", "+faststart", "-fflags", "+bitexact", "-flags:v", "+bitexact",
+    "-vf",
+    "scale=flags=bicubic:out_color_matrix=bt709:out_range=tv,format=yuv420p",
+    "-colorspace",
+    "bt709",
+    "-color_primaries",
+    "bt709",
+    "-color_trc",
+    "bt709",
+    "-color_range",
+    "tv",
+    "-c:v",
+    "libx264",
+    "-preset",
+    "medium",
+    "-crf",
+    String(how.crf ?? CRF),
+    "-threads",
+    String(limits.threads),
+    "-movflags",
+    "+faststart",
+    "-fflags",
+    "+bitexact",
+    "-flags:v",
+    "+bitexact",
     ...(how.comment === undefined ? [] : ["-metadata", `comment=${how.comment}`]),
-    "-f", "mp4", fileUrl(temporary),
+    "-f",
+    "mp4",
+    fileUrl(temporary),
   ];
-  await using child = spawnChild(program, args, { limits, cpuSeconds: 24 * 3600, pipes: 1, stdin: true, signal: how.signal });
+  await using child = spawnChild(program, args, {
+    limits,
+    cpuSeconds: 24 * 3600,
+    pipes: 1,
+    stdin: true,
+    signal: how.signal,
+  });
   const sink = child.stdin as Bun.FileSink;
   let ended = false;
-  void child.finished().then(() => { ended = true; });
+  void child.finished().then(() => {
+    ended = true;
+  });
   for (let batch = first; ; ) {
     if (batch.width !== width || batch.height !== height || batch.format !== format) {
-      throw new WaverError("shape_mismatch", `frames changed from ${width} x ${height} ${format} to ${batch.width} x ${batch.height} ${batch.format}`);
+      throw new WaverError(
+        "shape_mismatch",
+        `frames changed from ${width} x ${height} ${format} to ${batch.width} x ${batch.height} ${batch.format}`,
+      );
     }
     const bytes = even.width === width && even.height === height ? batch.data : extended(batch, even);
     if (ended || !(await delivered(sink, bytes, limits, () => child.kill("stall")))) break;
@@ -133,7 +191,10 @@ async function removeAbandoned(target: string): Promise<void> {
   try {
     names = await readdir(folder);
   } catch (cause) {
-    throw new WaverError("not_found", `the folder for ${basename(target)} does not exist`, { cause, hint: "create it first" });
+    throw new WaverError("not_found", `the folder for ${basename(target)} does not exist`, {
+      cause,
+      hint: "create it first",
+    });
   }
   const prefix = `.${basename(target)}.`;
   for (const name of names) {
@@ -161,7 +222,12 @@ async function sync(path: string): Promise<void> {
 }
 
 /** The recipe in a file's comment tag, or null when there is none that is a JSON object. */
-export async function readComment(program: string, path: string, limits: Limits, signal?: AbortSignal): Promise<Record<string, unknown> | null> {
+export async function readComment(
+  program: string,
+  path: string,
+  limits: Limits,
+  signal?: AbortSignal,
+): Promise<Record<string, unknown> | null> {
   await fileFacts(path);
   const args = [...quiet("error"), ...input(path, limits), "-f", "ffmetadata", "pipe:1"];
   await using child = spawnChild(program, args, { limits, cpuSeconds: 30, pipes: 1, signal });
@@ -175,7 +241,9 @@ export async function readComment(program: string, path: string, limits: Limits,
   if (comment === undefined) return null;
   try {
     const value: unknown = JSON.parse(comment);
-    return value !== null && typeof value === "object" && !Array.isArray(value) ? (value as Record<string, unknown>) : null;
+    return value !== null && typeof value === "object" && !Array.isArray(value)
+      ? (value as Record<string, unknown>)
+      : null;
   } catch {
     return null; // someone else's comment
   }

@@ -49,7 +49,10 @@ export function findFfmpeg(config: MediaConfig = {}, env: Env = process.env): st
   }
   const cache = config.cache ?? env["WAVER_CACHE"] ?? join(env["XDG_CACHE_HOME"] ?? join(homedir(), ".cache"), "waver");
   const places = [
-    ...(env["PATH"] ?? "").split(delimiter).filter((folder) => isAbsolute(folder)).map((folder) => join(folder, "ffmpeg")),
+    ...(env["PATH"] ?? "")
+      .split(delimiter)
+      .filter((folder) => isAbsolute(folder))
+      .map((folder) => join(folder, "ffmpeg")),
     ffmpegStatic(),
     join(cache, "ffmpeg", "ffmpeg"),
     join(cache, "imageio-ffmpeg", "ffmpeg"),
@@ -87,7 +90,13 @@ const FORMATS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,flv,ogg,asf
 const MAX_STREAMS = 64;
 
 /** Arguments that come first in every call. */
-export const quiet = (level: "error" | "info"): string[] => ["-hide_banner", "-nostdin", "-nostats", "-loglevel", level];
+export const quiet = (level: "error" | "info"): string[] => [
+  "-hide_banner",
+  "-nostdin",
+  "-nostats",
+  "-loglevel",
+  level,
+];
 
 export interface Opening {
   /** Seconds from the start of the file. */
@@ -99,14 +108,20 @@ export interface Opening {
 /** Arguments that open a file of unknown origin. */
 export function input(path: string, limits: Limits, opening: Opening = {}): string[] {
   return [
-    "-protocol_whitelist", "file,pipe",
-    "-format_whitelist", FORMATS,
-    "-max_streams", String(MAX_STREAMS),
-    "-max_pixels", String(limits.maxPixels),
-    "-threads", String(limits.threads),
+    "-protocol_whitelist",
+    "file,pipe",
+    "-format_whitelist",
+    FORMATS,
+    "-max_streams",
+    String(MAX_STREAMS),
+    "-max_pixels",
+    String(limits.maxPixels),
+    "-threads",
+    String(limits.threads),
     ...(opening.start === undefined || opening.start <= 0 ? [] : ["-ss", seconds(opening.start)]),
     ...(opening.duration === undefined ? [] : ["-t", seconds(opening.duration)]),
-    "-i", fileUrl(path),
+    "-i",
+    fileUrl(path),
   ];
 }
 
@@ -120,7 +135,8 @@ export function fileUrl(path: string): string {
 
 /** Microseconds are ffmpeg's own resolution for times. */
 export function seconds(value: number): string {
-  if (!Number.isFinite(value) || value < 0) throw new WaverError("invalid_input", `a time must be zero or more seconds, not ${value}`);
+  if (!Number.isFinite(value) || value < 0)
+    throw new WaverError("invalid_input", `a time must be zero or more seconds, not ${value}`);
   return value.toFixed(6);
 }
 
@@ -129,7 +145,8 @@ export function seconds(value: number): string {
  * of 30000/1001 the grid drifts by one frame in 17 minutes.
  */
 export function rational(rate: number): string {
-  if (!Number.isFinite(rate) || rate <= 0 || rate > 1000) throw new WaverError("invalid_input", `a frame rate must be above 0 and at most 1000, not ${rate}`);
+  if (!Number.isFinite(rate) || rate <= 0 || rate > 1000)
+    throw new WaverError("invalid_input", `a frame rate must be above 0 and at most 1000, not ${rate}`);
   const whole = Math.round(rate);
   if (Math.abs(rate - whole) < 1e-6) return `${whole}/1`;
   const ntsc = Math.round(rate * 1.001);

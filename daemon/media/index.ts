@@ -28,7 +28,11 @@ export function createMedia(options: MediaOptions = {}): Media {
   // Looked up at first use: a command that touches no media needs no ffmpeg.
   const program = (): string => (found ??= findFfmpeg(config));
   const either = (signal?: AbortSignal): AbortSignal | undefined =>
-    signal === undefined ? options.signal : options.signal === undefined ? signal : AbortSignal.any([signal, options.signal]);
+    signal === undefined
+      ? options.signal
+      : options.signal === undefined
+        ? signal
+        : AbortSignal.any([signal, options.signal]);
   const probes = new Map<string, Promise<Source>>();
 
   async function probe(path: string, signal?: AbortSignal): Promise<Source> {
@@ -64,7 +68,8 @@ export function createMedia(options: MediaOptions = {}): Media {
       return Object.fromEntries(names.map((name, index) => [name, streams[index] as ReturnType<Media["frames"]>]));
     },
     image: (path, size) => readImage(path, size, limits),
-    writeVideo: (path, frames, how) => writeVideoFile(program(), path, frames, { ...how, signal: either(how.signal) }, limits),
+    writeVideo: (path, frames, how) =>
+      writeVideoFile(program(), path, frames, { ...how, signal: either(how.signal) }, limits),
     readMetadata: (path) => readComment(program(), path, limits, options.signal),
   };
 }

@@ -40,20 +40,37 @@ async function failure(work: Promise<unknown>): Promise<WaverError> {
   throw new Error("it did not fail");
 }
 
-const meanDifference = (a: Uint8Array, b: Uint8Array): number => a.reduce((sum, value, i) => sum + Math.abs(value - (b[i] as number)), 0) / a.length;
+const meanDifference = (a: Uint8Array, b: Uint8Array): number =>
+  a.reduce((sum, value, i) => sum + Math.abs(value - (b[i] as number)), 0) / a.length;
 
 describe("probe", () => {
   test("counts frames and tells size, rate and duration", async () => {
     const source = await media.probe(clip);
-    expect(source).toMatchObject({ width: 160, height: 90, fps: 25, numFrames: 125, codec: "h264" });
+    expect(source).toMatchObject({ width: 192, height: 108, fps: 25, numFrames: 125, codec: "h264" });
     expect(source.duration).toBeCloseTo(5, 3);
     expect(source.bitrate).toBeGreaterThan(1000);
-    expect(source.id as string).toBe(`sha256:${new Bun.CryptoHasher("sha256").update(new Uint8Array(await Bun.file(clip).arrayBuffer())).digest("hex")}`);
+    expect(source.id as string).toBe(
+      `sha256:${new Bun.CryptoHasher("sha256").update(new Uint8Array(await Bun.file(clip).arrayBuffer())).digest("hex")}`,
+    );
   });
 
   test("reads rates that a container rounds, and turned video", async () => {
     const webm = join(folder, "ntsc.mkv");
-    await ffmpeg("-f", "lavfi", "-t", "2", "-i", "testsrc2=s=64x48:r=30000/1001", "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", webm);
+    await ffmpeg(
+      "-f",
+      "lavfi",
+      "-t",
+      "2",
+      "-i",
+      "testsrc2=s=64x48:r=30000/1001",
+      "-c:v",
+      "libx264",
+      "-preset",
+      "ultrafast",
+      "-pix_fmt",
+      "yuv420p",
+      webm,
+    );
     expect((await media.probe(webm)).fps).toBeCloseTo(30000 / 1001, 6);
     const gif = join(folder, "small.gif");
     await ffmpeg("-f", "lavfi", "-t", "1", "-i", "testsrc2=s=64x48:r=10", gif);
@@ -62,7 +79,13 @@ describe("probe", () => {
 
   test("each bad file is one sentence with its code", async () => {
     const bad = await badFiles(folder);
-    for (const [path, code] of [[bad.text, "media_unreadable"], [bad.empty, "media_empty"], [bad.missing, "media_missing"], [bad.cut, "media_unreadable"], [folder, "media_unreadable"]] as const) {
+    for (const [path, code] of [
+      [bad.text, "media_unreadable"],
+      [bad.empty, "media_empty"],
+      [bad.missing, "media_missing"],
+      [bad.cut, "media_unreadable"],
+      [folder, "media_unreadable"],
+    ] as const) {
       const error = await failure(media.probe(path));
       expect(error.code).toBe(code);
       expect(error.message).not.toContain("\n");
@@ -103,7 +126,12 @@ describe("frames", () => {
   test("a span is the same frames that a whole decode gives", async () => {
     const whole = await all(media.frames(clip, view));
     const size = 64 * 36 * 3;
-    for (const [from, to] of [[0, 5], [40, 90], [33, 34], [90, 125]] as const) {
+    for (const [from, to] of [
+      [0, 5],
+      [40, 90],
+      [33, 34],
+      [90, 125],
+    ] as const) {
       const part = await all(media.frames(clip, view, { start: from / 25, end: to / 25 }));
       expect(part.count).toBe(to - from);
       expect(meanDifference(part.data, whole.data.subarray(from * size, to * size))).toBe(0);
@@ -112,7 +140,23 @@ describe("frames", () => {
 
   test("an NTSC rate is cut on the exact frame too", async () => {
     const path = join(folder, "ntsc.mp4");
-    await ffmpeg("-f", "lavfi", "-t", "3", "-i", "testsrc2=s=64x48:r=30000/1001", "-c:v", "libx264", "-preset", "ultrafast", "-g", "12", "-pix_fmt", "yuv420p", path);
+    await ffmpeg(
+      "-f",
+      "lavfi",
+      "-t",
+      "3",
+      "-i",
+      "testsrc2=s=64x48:r=30000/1001",
+      "-c:v",
+      "libx264",
+      "-preset",
+      "ultrafast",
+      "-g",
+      "12",
+      "-pix_fmt",
+      "yuv420p",
+      path,
+    );
     const fps = 30000 / 1001;
     const whole = await all(media.frames(path, view));
     const size = 64 * 36 * 3;
@@ -124,8 +168,15 @@ describe("frames", () => {
   });
 
   test("several views come from one decode", async () => {
-    const views = media.fanOut(clip, { colour: view, grey: { ...view, width: 32, height: 32, fit: "cover", rate: 8, format: "gray8" } }, { start: 1, end: 3 });
-    const [colour, grey] = await Promise.all([all(views["colour"] as AsyncIterable<FrameBatch>), all(views["grey"] as AsyncIterable<FrameBatch>)]);
+    const views = media.fanOut(
+      clip,
+      { colour: view, grey: { ...view, width: 32, height: 32, fit: "cover", rate: 8, format: "gray8" } },
+      { start: 1, end: 3 },
+    );
+    const [colour, grey] = await Promise.all([
+      all(views["colour"] as AsyncIterable<FrameBatch>),
+      all(views["grey"] as AsyncIterable<FrameBatch>),
+    ]);
     expect(colour.count).toBe(50);
     expect(grey.count).toBe(16);
     expect(grey.data.length).toBe(16 * 32 * 32);
@@ -146,7 +197,12 @@ describe("frames", () => {
     const abort = new AbortController();
     const long = await makeClip(join(folder, "long.mp4"), [{ source: "mandelbrot=s=160x90:r=25", seconds: 20 }]);
     const work = (async () => {
-      for await (const _ of media.frames(long, { ...view, width: 640, height: 360, batch: 1 }, { signal: abort.signal })) abort.abort();
+      for await (const _ of media.frames(
+        long,
+        { ...view, width: 640, height: 360, batch: 1 },
+        { signal: abort.signal },
+      ))
+        abort.abort();
     })();
     expect((await failure(work)).code).toBe("cancelled");
   });
@@ -186,7 +242,7 @@ describe("writeVideo", () => {
   test("frames and recipe come back", async () => {
     const path = join(folder, "made.mp4");
     const batch = gradient(17, 64, 48);
-    const metadata = { prompt: "a; b=#\\ \"x\"\n下一行", seed: 7 };
+    const metadata = { prompt: 'a; b=#\\ "x"\n下一行', seed: 7 };
     await media.writeVideo(path, [batch], { fps: 8, metadata });
     expect(await media.probe(path)).toMatchObject({ width: 64, height: 48, fps: 8, numFrames: 17, codec: "h264" });
     expect(await media.readMetadata(path)).toEqual(metadata);
@@ -226,23 +282,34 @@ describe("writeVideo", () => {
         abort.abort();
       }
     }
-    expect((await failure(media.writeVideo(join(target, "x.mp4"), endless(), { fps: 8, signal: abort.signal }))).code).toBe("cancelled");
+    expect(
+      (await failure(media.writeVideo(join(target, "x.mp4"), endless(), { fps: 8, signal: abort.signal }))).code,
+    ).toBe("cancelled");
     expect((await failure(media.writeVideo(join(target, "x.mp4"), [], { fps: 8 }))).code).toBe("invalid_input");
-    expect((await failure(media.writeVideo(join(target, "none", "x.mp4"), [gradient(1, 8, 8)], { fps: 8 }))).code).toBe("not_found");
+    expect((await failure(media.writeVideo(join(target, "none", "x.mp4"), [gradient(1, 8, 8)], { fps: 8 }))).code).toBe(
+      "not_found",
+    );
     expect(readdirSync(target)).toEqual([]);
   });
 
   test("a full disk is disk_full and leaves no file", async () => {
     const small = join(folder, "small");
     mkdirSync(small);
-    const mounted = process.platform === "linux" && Bun.spawnSync(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", small]).exitCode === 0;
+    const mounted =
+      process.platform === "linux" &&
+      Bun.spawnSync(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", small]).exitCode === 0;
     if (!mounted) {
       console.log("skipped: a small file system can be mounted by root only");
       return;
     }
     try {
-      const noise = (): FrameBatch => ({ ...gradient(16, 256, 256), data: randomFillSync(new Uint8Array(16 * 256 * 256 * 3)) });
-      expect((await failure(media.writeVideo(join(small, "x.mp4"), [noise(), noise()], { fps: 8, crf: 1 }))).code).toBe("disk_full");
+      const noise = (): FrameBatch => ({
+        ...gradient(16, 256, 256),
+        data: randomFillSync(new Uint8Array(16 * 256 * 256 * 3)),
+      });
+      expect((await failure(media.writeVideo(join(small, "x.mp4"), [noise(), noise()], { fps: 8, crf: 1 }))).code).toBe(
+        "disk_full",
+      );
       expect(readdirSync(small)).toEqual([]);
     } finally {
       Bun.spawnSync(["umount", small]);
@@ -254,7 +321,9 @@ describe("image", () => {
   test("covers the asked size and shows transparency as white", async () => {
     const path = join(folder, "clear.png");
     const { default: sharp } = await import("sharp");
-    await sharp({ create: { width: 40, height: 20, channels: 4, background: { r: 0, g: 0, b: 0, alpha: 0 } } }).png().toFile(path);
+    await sharp({ create: { width: 40, height: 20, channels: 4, background: { r: 0, g: 0, b: 0, alpha: 0 } } })
+      .png()
+      .toFile(path);
     const whole = await media.image(path);
     expect([whole.width, whole.height, whole.count]).toEqual([40, 20, 1]);
     expect(whole.data.every((value) => value === 255)).toBe(true);
@@ -286,6 +355,11 @@ describe("ffmpeg", () => {
   });
 
   test("rates become the fractions that cameras mean", () => {
-    expect([rational(25), rational(29.97), rational(23.976), rational(12.5)]).toEqual(["25/1", "30000/1001", "24000/1001", "12500000/1000000"]);
+    expect([rational(25), rational(29.97), rational(23.976), rational(12.5)]).toEqual([
+      "25/1",
+      "30000/1001",
+      "24000/1001",
+      "12500000/1000000",
+    ]);
   });
 });

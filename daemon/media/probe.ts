@@ -10,7 +10,28 @@ import { input, type Limits, quiet } from "./ffmpeg.ts";
 import { fileFacts, readFailure, throwIfCancelled, tooLarge } from "./verdict.ts";
 
 /** Rates a container is snapped to when its packets are within 0.1 %: millisecond containers cannot say 1/30. */
-const RATES = [6, 8, 10, 12, 12.5, 15, 16, 20, 24000 / 1001, 24, 25, 30000 / 1001, 30, 48, 50, 60000 / 1001, 60, 90, 100, 120];
+const RATES = [
+  6,
+  8,
+  10,
+  12,
+  12.5,
+  15,
+  16,
+  20,
+  24000 / 1001,
+  24,
+  25,
+  30000 / 1001,
+  30,
+  48,
+  50,
+  60000 / 1001,
+  60,
+  90,
+  100,
+  120,
+];
 
 export async function probeFile(program: string, path: string, limits: Limits, signal?: AbortSignal): Promise<Source> {
   const { bytes } = await fileFacts(path);
@@ -19,7 +40,12 @@ export async function probeFile(program: string, path: string, limits: Limits, s
   const { width, height, count, first, last, size } = packets;
   if (width * height > limits.maxPixels) throw tooLarge(name);
   const tick = packets.timebase;
-  const fps = count > 1 && last.pts > first ? snapped((count - 1) / ((last.pts - first) * tick)) : last.duration > 0 ? snapped(1 / (last.duration * tick)) : 25;
+  const fps =
+    count > 1 && last.pts > first
+      ? snapped((count - 1) / ((last.pts - first) * tick))
+      : last.duration > 0
+        ? snapped(1 / (last.duration * tick))
+        : 25;
   const end = last.pts + (last.duration > 0 ? last.duration : 1 / (fps * tick));
   const duration = (end - first) * tick;
   const turned = packets.rotation % 180 !== 0;
@@ -55,7 +81,16 @@ async function listPackets(program: string, path: string, limits: Limits, signal
   const args = [...quiet("info"), ...input(path, limits), "-map", "0:V:0", "-c", "copy", "-f", "framecrc", "pipe:1"];
   // 30 s of CPU copy several hours of packets; a header that claims more is a lie (reliability M1).
   await using child = spawnChild(program, args, { limits, cpuSeconds: 30, pipes: 1, signal });
-  const seen = { width: 0, height: 0, codec: "", timebase: 0, count: 0, first: Number.POSITIVE_INFINITY, last: { pts: Number.NEGATIVE_INFINITY, duration: 0 }, size: 0 };
+  const seen = {
+    width: 0,
+    height: 0,
+    codec: "",
+    timebase: 0,
+    count: 0,
+    first: Number.POSITIVE_INFINITY,
+    last: { pts: Number.NEGATIVE_INFINITY, duration: 0 },
+    size: 0,
+  };
   const stall = setTimeout(() => child.kill("stall"), limits.stallSeconds * 1000);
   try {
     for await (const line of lines(child)) {
@@ -68,7 +103,10 @@ async function listPackets(program: string, path: string, limits: Limits, signal
   const ended = await child.finished();
   throwIfCancelled(signal);
   if (ended.code !== 0 || seen.count === 0 || seen.width === 0) throw readFailure(path, ended, signal);
-  if (!Number.isFinite(seen.first)) throw new WaverError("media_unreadable", `${basename(path)} has no time stamps`, { hint: "convert it to MP4 first" });
+  if (!Number.isFinite(seen.first))
+    throw new WaverError("media_unreadable", `${basename(path)} has no time stamps`, {
+      hint: "convert it to MP4 first",
+    });
   const rotation = Number(/rotation of (-?\d+(?:\.\d+)?) degrees/.exec(ended.stderr)?.[1] ?? 0);
   return { ...seen, rotation: Math.round(rotation) };
 }

@@ -27,9 +27,16 @@ const MAX_HELD = 256;
 /** Bytes of an answer that are read: captions are a few hundred words. */
 const MAX_ANSWER = 1 << 20;
 
-const Answer = z.object({ choices: z.array(z.object({ message: z.object({ content: z.string().nullable() }) })).min(1) });
+const Answer = z.object({
+  choices: z.array(z.object({ message: z.object({ content: z.string().nullable() }) })).min(1),
+});
 
-export async function captionFrom(input: ClipFrames, endpoint: Endpoint | undefined, options: AskOptions, ctx: Context): Promise<Caption | null> {
+export async function captionFrom(
+  input: ClipFrames,
+  endpoint: Endpoint | undefined,
+  options: AskOptions,
+  ctx: Context,
+): Promise<Caption | null> {
   if (endpoint === undefined) {
     throw new WaverError("needs_unmet", "no endpoint for captions is configured", {
       hint: "set WAVER_ENDPOINT_URL and WAVER_ENDPOINT_MODEL, or `endpoint` in the configuration file",
@@ -41,7 +48,10 @@ export async function captionFrom(input: ClipFrames, endpoint: Endpoint | undefi
   const body = bodyOf(images, endpoint, options, input.clip.end - input.clip.start);
   const cache = options.cache ?? join(ctx.workDir, "captions");
   const key = join(cache, `${new Bun.CryptoHasher("sha256").update(endpoint.url).update(body).digest("hex")}.json`);
-  const known = await readFile(key, "utf8").then((text) => z.string().safeParse(JSON.parse(text)).data, () => undefined);
+  const known = await readFile(key, "utf8").then(
+    (text) => z.string().safeParse(JSON.parse(text)).data,
+    () => undefined,
+  );
   const text = known ?? (await ask(endpoint, body, options, ctx));
   if (known === undefined) await remember(cache, key, text);
   return text === "" ? null : { text, by: endpoint.model };
@@ -63,14 +73,22 @@ async function chosen(frames: AsyncIterable<FrameBatch>, count: number): Promise
     const size = batch.data.length / batch.count;
     for (let i = 0; i < batch.count; i++, seen++) {
       if (seen % stride !== 0) continue;
-      held.push({ ...batch, data: batch.data.slice(i * size, (i + 1) * size), count: 1, times: [batch.times[i] as number] });
+      held.push({
+        ...batch,
+        data: batch.data.slice(i * size, (i + 1) * size),
+        count: 1,
+        times: [batch.times[i] as number],
+      });
       if (held.length < MAX_HELD) continue;
       held = held.filter((_, index) => index % 2 === 0);
       stride *= 2;
     }
   }
   if (held.length <= count) return held;
-  return Array.from({ length: count }, (_, i) => held[count === 1 ? 0 : Math.round((i * (held.length - 1)) / (count - 1))] as FrameBatch);
+  return Array.from(
+    { length: count },
+    (_, i) => held[count === 1 ? 0 : Math.round((i * (held.length - 1)) / (count - 1))] as FrameBatch,
+  );
 }
 
 async function jpeg(frame: FrameBatch): Promise<string> {
@@ -79,10 +97,20 @@ async function jpeg(frame: FrameBatch): Promise<string> {
   return (await sharp(frame.data, { raw }).jpeg({ quality: 85 }).toBuffer()).toString("base64");
 }
 
-function bodyOf(images: readonly string[], { model }: Endpoint, { instruction, maxTokens, temperature }: AskOptions, seconds: number): string {
+function bodyOf(
+  images: readonly string[],
+  { model }: Endpoint,
+  { instruction, maxTokens, temperature }: AskOptions,
+  seconds: number,
+): string {
   const text = `${instruction}\nThe ${images.length} images are frames of a clip of ${seconds.toFixed(1)} seconds, in order.`;
   const pictures = images.map((data) => ({ type: "image_url", image_url: { url: `data:image/jpeg;base64,${data}` } }));
-  return JSON.stringify({ model, max_tokens: maxTokens, temperature, messages: [{ role: "user", content: [{ type: "text", text }, ...pictures] }] });
+  return JSON.stringify({
+    model,
+    max_tokens: maxTokens,
+    temperature,
+    messages: [{ role: "user", content: [{ type: "text", text }, ...pictures] }],
+  });
 }
 
 async function ask(endpoint: Endpoint, body: string, options: AskOptions, ctx: Context): Promise<string> {
@@ -90,7 +118,9 @@ async function ask(endpoint: Endpoint, body: string, options: AskOptions, ctx: C
     const outcome = await once(endpoint, body, options, ctx.signal);
     if ("text" in outcome) return outcome.text;
     if (outcome.final || attempt >= options.retries) {
-      throw new WaverError("plugin_failed", `the caption endpoint ${outcome.why}`, { hint: "check the endpoint's address, model and key, and that it is running" });
+      throw new WaverError("plugin_failed", `the caption endpoint ${outcome.why}`, {
+        hint: "check the endpoint's address, model and key, and that it is running",
+      });
     }
     // 1, 2, 4, ... seconds, spread so that several workers do not come back together; a server's own word counts.
     const wait = outcome.after ?? 2 ** attempt * (0.75 + Math.random() / 2);
@@ -107,7 +137,10 @@ async function once(endpoint: Endpoint, body: string, options: AskOptions, signa
     const response = await fetch(`${endpoint.url.replace(/\/+$/, "")}/chat/completions`, {
       method: "POST",
       body,
-      headers: { "content-type": "application/json", ...(endpoint.key === undefined ? {} : { authorization: `Bearer ${endpoint.key}` }) },
+      headers: {
+        "content-type": "application/json",
+        ...(endpoint.key === undefined ? {} : { authorization: `Bearer ${endpoint.key}` }),
+      },
       signal: AbortSignal.any([signal, timeout]),
       // The key goes to the configured host and nowhere else.
       redirect: "error",
@@ -146,7 +179,12 @@ function textOf(answer: string): Outcome {
   const parsed = Answer.safeParse(value);
   if (!parsed.success) return { why: "gave an answer of another shape", final: true };
   const text = parsed.data.choices[0]?.message.content ?? "";
-  return { text: text.replace(/^[\s\S]*<\/think>/, "").replace(/\s+/g, " ").trim() };
+  return {
+    text: text
+      .replace(/^[\s\S]*<\/think>/, "")
+      .replace(/\s+/g, " ")
+      .trim(),
+  };
 }
 
 function sleep(seconds: number, signal: AbortSignal): Promise<void> {

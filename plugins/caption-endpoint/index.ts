@@ -25,7 +25,10 @@ const options = z.strictObject({
   temperature: z.number().min(0).max(2).default(0.2),
   timeout: z.number().positive().default(120).meta({ description: "seconds for one answer" }),
   retries: z.int().nonnegative().default(4),
-  cache: z.string().optional().meta({ description: "folder of answers, kept between jobs; the job's own when absent", format: "path" }),
+  cache: z
+    .string()
+    .optional()
+    .meta({ description: "folder of answers, kept between jobs; the job's own when absent", format: "path" }),
 });
 
 let endpoint: Endpoint | undefined;

@@ -3,13 +3,10 @@ import { z } from "zod";
 import { definePlugin, provide } from "../define.ts";
 
 const sidecar = z.strictObject({
-  captions: z
-    .string()
-    .optional()
-    .meta({
-      description: "JSON, JSONL or CSV with file, start, end and caption; files beside each video are looked for as well",
-      format: "path",
-    }),
+  captions: z.string().optional().meta({
+    description: "JSON, JSONL or CSV with file, start, end and caption; files beside each video are looked for as well",
+    format: "path",
+  }),
   minOverlap: z
     .number()
     .min(0)

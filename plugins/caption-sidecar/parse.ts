@@ -18,19 +18,30 @@ export type Entry = z.output<typeof Entry>;
  * beside a video: it is what entries without a file speak of.
  */
 export function parseCaptions(text: string, name: string, file?: string): Entry[] {
-  const raw = name.endsWith(".csv") ? csv(text, name) : name.endsWith(".jsonl") ? jsonl(text, name) : json(text, name, file !== undefined);
+  const raw = name.endsWith(".csv")
+    ? csv(text, name)
+    : name.endsWith(".jsonl")
+      ? jsonl(text, name)
+      : json(text, name, file !== undefined);
   return raw.map((value, index) => {
     const renamed = file === undefined ? value : { file, ...(value as object) };
     const parsed = Entry.safeParse(renamed);
     if (!parsed.success) {
       const issue = parsed.error.issues[0];
-      throw new WaverError("invalid_input", `entry ${index + 1} of ${name} is no caption: ${issue?.path.join(".")}: ${issue?.message}`, {
-        hint: "an entry has file, caption and, for a part of a video, start and end in seconds",
-      });
+      throw new WaverError(
+        "invalid_input",
+        `entry ${index + 1} of ${name} is no caption: ${issue?.path.join(".")}: ${issue?.message}`,
+        {
+          hint: "an entry has file, caption and, for a part of a video, start and end in seconds",
+        },
+      );
     }
     const { start, end } = parsed.data;
     if (start !== undefined && end !== undefined && end <= start) {
-      throw new WaverError("invalid_input", `entry ${index + 1} of ${name} ends at ${end} s, before it starts at ${start} s`);
+      throw new WaverError(
+        "invalid_input",
+        `entry ${index + 1} of ${name} ends at ${end} s, before it starts at ${start} s`,
+      );
     }
     return parsed.data;
   });
@@ -45,7 +56,9 @@ function json(text: string, name: string, isBeside: boolean): unknown[] {
   // Found beside a video and without a caption: notes of another program.
   if (isBeside) return [];
   return Object.entries(value).flatMap(([file, each]: [string, unknown]) =>
-    (Array.isArray(each) ? each : [each]).map((entry) => (typeof entry === "string" ? { file, caption: entry } : { file, ...(entry as object) })),
+    (Array.isArray(each) ? each : [each]).map((entry) =>
+      typeof entry === "string" ? { file, caption: entry } : { file, ...(entry as object) },
+    ),
   );
 }
 
@@ -65,14 +78,21 @@ function parsed(text: string, name: string): unknown {
 }
 
 const bad = (name: string, why: string, cause?: unknown): WaverError =>
-  new WaverError("invalid_input", `${name} cannot be read as captions: ${why}`, { ...(cause === undefined ? {} : { cause }) });
+  new WaverError("invalid_input", `${name} cannot be read as captions: ${why}`, {
+    ...(cause === undefined ? {} : { cause }),
+  });
 
 /** RFC 4180: quoted fields may hold commas, line ends and doubled quotes. Empty start and end are absent. */
 function csv(text: string, name: string): unknown[] {
   const [header, ...rows] = records(text.replace(/^\uFEFF/, ""));
   const columns = header?.map((column) => column.trim().toLowerCase()) ?? [];
-  if (!columns.includes("caption")) throw bad(name, "its first line must name the columns file, start, end and caption");
-  return rows.map((row) => Object.fromEntries(columns.map((column, i) => [column, row[i]]).filter(([, value]) => value !== undefined && value !== "")));
+  if (!columns.includes("caption"))
+    throw bad(name, "its first line must name the columns file, start, end and caption");
+  return rows.map((row) =>
+    Object.fromEntries(
+      columns.map((column, i) => [column, row[i]]).filter(([, value]) => value !== undefined && value !== ""),
+    ),
+  );
 }
 
 function records(text: string): string[][] {

@@ -18,7 +18,16 @@ beforeAll(() => {
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 const source = (path: string): Source => ({
-  id, path: join(folder, path), tag: "t", width: 64, height: 64, fps: 25, numFrames: 250, duration: 10, bitrate: 1, codec: "h264",
+  id,
+  path: join(folder, path),
+  tag: "t",
+  width: 64,
+  height: 64,
+  fps: 25,
+  numFrames: 250,
+  duration: 10,
+  bitrate: 1,
+  codec: "h264",
 });
 const clip = (start: number, end: number): Clip => ({ id, source: id, start, end });
 const write = (name: string, text: string): string => {
@@ -26,17 +35,43 @@ const write = (name: string, text: string): string => {
   return join(folder, name);
 };
 
-async function caption(path: string, start: number, end: number, captions?: string, minOverlap = 0.5): Promise<string | null> {
+async function caption(
+  path: string,
+  start: number,
+  end: number,
+  captions?: string,
+  minOverlap = 0.5,
+): Promise<string | null> {
   return (await new Sidecars().captionOf(clip(start, end), source(path), { captions, minOverlap }))?.text ?? null;
 }
 
 describe("sidecar captions", () => {
   test("CSV, JSON, JSONL and an object by file say the same", async () => {
     const files = [
-      write("1.csv", '\uFEFFfile,start,end,caption\r\nshots.mp4,0,3,"a dog, brown\nand ""fast"""\r\nshots.mp4,3,10,a cat\r\n'),
-      write("1.json", JSON.stringify([{ file: "shots.mp4", start: 0, end: 3, caption: 'a dog, brown\nand "fast"' }, { file: "shots.mp4", start: 3, end: 10, caption: "a cat" }])),
-      write("1.jsonl", `{"file":"shots.mp4","start":0,"end":3,"caption":"a dog, brown\\nand \\"fast\\""}\n\n{"file":"shots.mp4","start":3,"caption":"a cat"}\n`),
-      write("2.json", JSON.stringify({ "shots.mp4": [{ start: 0, end: 3, caption: 'a dog, brown\nand "fast"' }, { start: 3, end: 10, caption: "a cat" }] })),
+      write(
+        "1.csv",
+        '\uFEFFfile,start,end,caption\r\nshots.mp4,0,3,"a dog, brown\nand ""fast"""\r\nshots.mp4,3,10,a cat\r\n',
+      ),
+      write(
+        "1.json",
+        JSON.stringify([
+          { file: "shots.mp4", start: 0, end: 3, caption: 'a dog, brown\nand "fast"' },
+          { file: "shots.mp4", start: 3, end: 10, caption: "a cat" },
+        ]),
+      ),
+      write(
+        "1.jsonl",
+        `{"file":"shots.mp4","start":0,"end":3,"caption":"a dog, brown\\nand \\"fast\\""}\n\n{"file":"shots.mp4","start":3,"caption":"a cat"}\n`,
+      ),
+      write(
+        "2.json",
+        JSON.stringify({
+          "shots.mp4": [
+            { start: 0, end: 3, caption: 'a dog, brown\nand "fast"' },
+            { start: 3, end: 10, caption: "a cat" },
+          ],
+        }),
+      ),
     ];
     for (const file of files) {
       expect(await caption("shots.mp4", 0.2, 2.8, file)).toBe('a dog, brown\nand "fast"');
@@ -45,11 +80,14 @@ describe("sidecar captions", () => {
   });
 
   test("the best overlap wins, then the narrower range; too little is none", async () => {
-    const file = write("ranges.json", JSON.stringify([
-      { file: "o.mp4", caption: "everything" },
-      { file: "o.mp4", start: 2, end: 4, caption: "two to four" },
-      { file: "o.mp4", start: 3.9, end: 8, caption: "four to eight" },
-    ]));
+    const file = write(
+      "ranges.json",
+      JSON.stringify([
+        { file: "o.mp4", caption: "everything" },
+        { file: "o.mp4", start: 2, end: 4, caption: "two to four" },
+        { file: "o.mp4", start: 3.9, end: 8, caption: "four to eight" },
+      ]),
+    );
     expect(await caption("o.mp4", 2, 4, file)).toBe("two to four");
     expect(await caption("o.mp4", 3, 6, file)).toBe("everything");
     const ranges = write("parts.json", JSON.stringify([{ file: "o.mp4", start: 2, end: 4, caption: "x" }]));
@@ -58,7 +96,13 @@ describe("sidecar captions", () => {
   });
 
   test("files of one name in two folders are told apart", async () => {
-    const file = write("q.json", JSON.stringify([{ file: "b/shot.mp4", caption: "in b" }, { file: "c/shot.mp4", caption: "in c" }]));
+    const file = write(
+      "q.json",
+      JSON.stringify([
+        { file: "b/shot.mp4", caption: "in b" },
+        { file: "c/shot.mp4", caption: "in c" },
+      ]),
+    );
     expect(await caption("b/shot.mp4", 0, 2, file)).toBe("in b");
     expect(await caption("c/shot.mp4", 0, 2, file)).toBe("in c");
     expect(await caption("c/other.mp4", 0, 2, file)).toBeNull();
@@ -70,7 +114,8 @@ describe("sidecar captions", () => {
 
   test("files beside the video are found, and read again when they change", async () => {
     const state = new Sidecars();
-    const ask = async () => (await state.captionOf(clip(0, 2), source("beside.mp4"), { minOverlap: 0.5 }))?.text ?? null;
+    const ask = async () =>
+      (await state.captionOf(clip(0, 2), source("beside.mp4"), { minOverlap: 0.5 }))?.text ?? null;
     expect(await ask()).toBeNull();
     const file = write("beside.txt", " a boat \n");
     expect(await ask()).toBe("a boat");
@@ -99,7 +144,9 @@ describe("sidecar captions", () => {
     expect(message("x.jsonl", '{"file":"a","caption":"b"}\nnope')).toContain("line 2");
     expect(message("x.json", '[{"file":"a","start":-1,"caption":"b"}]')).toContain("entry 1");
     expect(message("x.json", '[{"file":"a","start":3,"end":2,"caption":"b"}]')).toContain("before it starts");
-    const missing = await new Sidecars().captionOf(clip(0, 1), source("a.mp4"), { captions: join(folder, "none.csv"), minOverlap: 0.5 }).catch((error: WaverError) => error.code);
+    const missing = await new Sidecars()
+      .captionOf(clip(0, 1), source("a.mp4"), { captions: join(folder, "none.csv"), minOverlap: 0.5 })
+      .catch((error: WaverError) => error.code);
     expect(missing).toBe("not_found");
   });
 

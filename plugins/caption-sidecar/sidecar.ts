@@ -32,7 +32,10 @@ export class Sidecars implements Disposable {
   async captionOf(clip: Clip, source: Source, { captions, minOverlap }: SidecarOptions): Promise<Caption | null> {
     if (captions !== undefined) {
       const file = await this.#read(resolve(captions));
-      if (file === null) throw new WaverError("not_found", `the caption file ${basename(captions)} does not exist`, { hint: "check the path" });
+      if (file === null)
+        throw new WaverError("not_found", `the caption file ${basename(captions)} does not exist`, {
+          hint: "check the path",
+        });
       const found = best(entriesFor(file, source, dirname(resolve(captions))), clip, source, minOverlap);
       if (found !== null) return found;
     }
@@ -53,7 +56,8 @@ export class Sidecars implements Disposable {
   async #read(path: string, defaultFile?: string): Promise<Read | null> {
     const facts = await stat(path).catch(() => null);
     if (facts === null || !facts.isFile()) return null;
-    if (facts.size > MAX_BYTES) throw new WaverError("too_large", `the caption file ${basename(path)} is larger than ${MAX_BYTES} bytes`);
+    if (facts.size > MAX_BYTES)
+      throw new WaverError("too_large", `the caption file ${basename(path)} is larger than ${MAX_BYTES} bytes`);
     const version = `${facts.size}:${facts.mtimeMs}`;
     const known = await this.#files.get(path);
     if (known?.version === version) return known;
@@ -78,7 +82,8 @@ async function readCaptions(path: string, version: string, defaultFile: string |
   return { version, byName };
 }
 
-const plain = (text: string, file: string | undefined): Entry[] => (file === undefined || text.trim() === "" ? [] : [{ file, caption: text.trim() }]);
+const plain = (text: string, file: string | undefined): Entry[] =>
+  file === undefined || text.trim() === "" ? [] : [{ file, caption: text.trim() }];
 
 const stemOf = (file: string): string => basename(file, extname(file));
 
@@ -86,7 +91,10 @@ const stemOf = (file: string): string => basename(file, extname(file));
 function entriesFor(file: Read, source: Source, folder: string): readonly Entry[] {
   const name = basename(source.path);
   const named = file.byName.get(name) ?? [];
-  const exact = [...named.filter((entry) => resolve(folder, entry.file) === source.path), ...(file.byName.get(source.id) ?? [])];
+  const exact = [
+    ...named.filter((entry) => resolve(folder, entry.file) === source.path),
+    ...(file.byName.get(source.id) ?? []),
+  ];
   if (exact.length > 0) return exact;
   // A path that ends like the entry's: "b/shot.mp4" speaks of "/a/b/shot.mp4", not of "/a/c/shot.mp4".
   const ending = named.filter((entry) => source.path.endsWith(`/${entry.file.replace(/^\.?\//, "")}`));
@@ -103,9 +111,14 @@ function best(entries: readonly Entry[], clip: Clip, source: Source, minOverlap:
     if (share <= 0 || share < minOverlap || entry.caption.trim() === "") continue;
     const length = end - start;
     // A millisecond of difference is how a time was rounded, not what it says.
-    if (found === null || share > found.share + 1e-3 || (share > found.share - 1e-3 && length < found.length)) found = { entry, share, length };
+    if (found === null || share > found.share + 1e-3 || (share > found.share - 1e-3 && length < found.length))
+      found = { entry, share, length };
   }
   if (found === null) return null;
   const actions = found.entry.actions?.filter((action) => action.end > clip.start && action.start < clip.end);
-  return { text: found.entry.caption.trim(), by: "sidecar", ...(actions === undefined || actions.length === 0 ? {} : { actions }) };
+  return {
+    text: found.entry.caption.trim(),
+    by: "sidecar",
+    ...(actions === undefined || actions.length === 0 ? {} : { actions }),
+  };
 }

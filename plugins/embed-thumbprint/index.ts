@@ -10,7 +10,8 @@ export default definePlugin({
   provides: [
     provide("embed", {
       id: "thumbprint",
-      summary: "structure (low DCT frequencies) and colour of thumbnails, averaged over a clip; sees copies, not meaning",
+      summary:
+        "structure (low DCT frequencies) and colour of thumbnails, averaged over a clip; sees copies, not meaning",
       source: "in the manner of pHash (Zauner 2010); a substitute for learned features",
       runs: "worker",
       options: z.strictObject({}),

@@ -28,7 +28,10 @@ export async function thumbprint(frames: AsyncIterable<FrameBatch>): Promise<Flo
   let count = 0;
   for await (const batch of frames) {
     if (batch.width !== SIDE || batch.height !== SIDE || batch.format !== "rgb24") {
-      throw new WaverError("shape_mismatch", `a thumbprint is taken of ${SIDE} x ${SIDE} rgb24 frames, not ${batch.width} x ${batch.height} ${batch.format}`);
+      throw new WaverError(
+        "shape_mismatch",
+        `a thumbprint is taken of ${SIDE} x ${SIDE} rgb24 frames, not ${batch.width} x ${batch.height} ${batch.format}`,
+      );
     }
     const size = SIDE * SIDE * 3;
     for (let i = 0; i < batch.count; i++) add(batch.data.subarray(i * size, (i + 1) * size), structure, colour);
@@ -37,8 +40,16 @@ export async function thumbprint(frames: AsyncIterable<FrameBatch>): Promise<Flo
   if (count === 0) throw new WaverError("media_too_short", "a clip without frames has no features");
   // The mean brightness (frequency 0) would make all pictures alike.
   const parts = [
-    scaled(structure.subarray(1).map((value) => value / count), STRUCTURE, FLAT_STRUCTURE),
-    scaled(colour.map((value) => value / count), COLOUR, FLAT_COLOUR),
+    scaled(
+      structure.subarray(1).map((value) => value / count),
+      STRUCTURE,
+      FLAT_STRUCTURE,
+    ),
+    scaled(
+      colour.map((value) => value / count),
+      COLOUR,
+      FLAT_COLOUR,
+    ),
   ];
   return Float32Array.from(scaled(Float64Array.from(parts.flatMap((part) => [...part])), 1, 1e-9));
 }

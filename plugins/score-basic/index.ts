@@ -22,7 +22,10 @@ export default definePlugin({
       async run({ clip, source }) {
         const { fps, width, height, bitrate } = source;
         return {
-          fps, width, height, bitrate,
+          fps,
+          width,
+          height,
+          bitrate,
           /** Pixels of the shorter side: 720 for 720p, upright video included. */
           shortSide: Math.min(width, height),
           /** Bits for one pixel of one frame: comparable between sizes and rates. */

@@ -23,7 +23,11 @@ export const STILL: Camera = { a: [0, 0, 0], b: [0, 0, 0], spread: NOISE };
 export function cameraOf(flow: Flow): Camera {
   const points = sure(flow);
   if (points.length < FEWEST) return STILL;
-  let camera: Camera = { a: [middle(points.map((p) => p.u)), 0, 0], b: [middle(points.map((p) => p.v)), 0, 0], spread: 1 };
+  let camera: Camera = {
+    a: [middle(points.map((p) => p.u)), 0, 0],
+    b: [middle(points.map((p) => p.v)), 0, 0],
+    spread: 1,
+  };
   for (let round = 0; round < ROUNDS; round++) {
     const distances = points.map((p) => distance(camera, p));
     const spread = Math.max(NOISE, 1.4826 * middle(distances));
@@ -60,7 +64,10 @@ export function sure(flow: Flow): Point[] {
   return points;
 }
 
-export const at = ({ a, b }: Camera, { x, y }: Point): { u: number; v: number } => ({ u: a[0] + a[1] * x + a[2] * y, v: b[0] + b[1] * x + b[2] * y });
+export const at = ({ a, b }: Camera, { x, y }: Point): { u: number; v: number } => ({
+  u: a[0] + a[1] * x + a[2] * y,
+  v: b[0] + b[1] * x + b[2] * y,
+});
 
 export function distance(camera: Camera, point: Point): number {
   const { u, v } = at(camera, point);
@@ -68,13 +75,32 @@ export function distance(camera: Camera, point: Point): number {
 }
 
 /** Weighted normal equations of a plane, by Cramer's rule; null when the patches lie on one line. */
-function solve(points: readonly Point[], weights: readonly number[], value: (p: Point) => number): [number, number, number] | null {
-  let s = 0, sx = 0, sy = 0, sxx = 0, sxy = 0, syy = 0, t = 0, tx = 0, ty = 0;
+function solve(
+  points: readonly Point[],
+  weights: readonly number[],
+  value: (p: Point) => number,
+): [number, number, number] | null {
+  let s = 0,
+    sx = 0,
+    sy = 0,
+    sxx = 0,
+    sxy = 0,
+    syy = 0,
+    t = 0,
+    tx = 0,
+    ty = 0;
   points.forEach((p, i) => {
     const w = weights[i] as number;
     const z = value(p) * w;
-    s += w; sx += w * p.x; sy += w * p.y; sxx += w * p.x * p.x; sxy += w * p.x * p.y; syy += w * p.y * p.y;
-    t += z; tx += z * p.x; ty += z * p.y;
+    s += w;
+    sx += w * p.x;
+    sy += w * p.y;
+    sxx += w * p.x * p.x;
+    sxy += w * p.x * p.y;
+    syy += w * p.y * p.y;
+    t += z;
+    tx += z * p.x;
+    ty += z * p.y;
   });
   const det = (m: readonly number[]): number => {
     const [a, b, c, d, e, f, g, h, i] = m as [number, number, number, number, number, number, number, number, number];
@@ -82,7 +108,11 @@ function solve(points: readonly Point[], weights: readonly number[], value: (p: 
   };
   const whole = det([s, sx, sy, sx, sxx, sxy, sy, sxy, syy]);
   if (Math.abs(whole) < 1e-9 * s ** 3) return null;
-  return [det([t, sx, sy, tx, sxx, sxy, ty, sxy, syy]) / whole, det([s, t, sy, sx, tx, sxy, sy, ty, syy]) / whole, det([s, sx, t, sx, sxx, tx, sy, sxy, ty]) / whole];
+  return [
+    det([t, sx, sy, tx, sxx, sxy, ty, sxy, syy]) / whole,
+    det([s, t, sy, sx, tx, sxy, sy, ty, syy]) / whole,
+    det([s, sx, t, sx, sxx, tx, sy, sxy, ty]) / whole,
+  ];
 }
 
 export function middle(values: readonly number[]): number {

@@ -41,7 +41,8 @@ export const centre = (index: number): number => index * STRIDE + PATCH / 2 - 0.
 /** Halves by 2 x 2 means until the shorter side would fall under two patches. */
 export function pyramid(first: Plane): Plane[] {
   const levels = [first];
-  for (let last = first; Math.min(last.width, last.height) >= 4 * PATCH && levels.length < 4; levels.push(last)) last = halved(last);
+  for (let last = first; Math.min(last.width, last.height) >= 4 * PATCH && levels.length < 4; levels.push(last))
+    last = halved(last);
   return levels;
 }
 
@@ -52,7 +53,12 @@ function halved({ width, height, data }: Plane): Plane {
   for (let y = 0; y < h; y++)
     for (let x = 0; x < w; x++) {
       const i = 2 * y * width + 2 * x;
-      out[y * w + x] = ((data[i] as number) + (data[i + 1] as number) + (data[i + width] as number) + (data[i + width + 1] as number)) / 4;
+      out[y * w + x] =
+        ((data[i] as number) +
+          (data[i + 1] as number) +
+          (data[i + width] as number) +
+          (data[i + width + 1] as number)) /
+        4;
     }
   return { width: w, height: h, data: out };
 }
@@ -60,19 +66,28 @@ function halved({ width, height, data }: Plane): Plane {
 /** Flow from one image to the next; both as pyramids of equal shape. */
 export function flowBetween(from: readonly Plane[], to: readonly Plane[]): Flow {
   let coarse: Flow | null = null;
-  for (let level = from.length - 1; level >= 0; level--) coarse = flowOfLevel(from[level] as Plane, to[level] as Plane, coarse);
+  for (let level = from.length - 1; level >= 0; level--)
+    coarse = flowOfLevel(from[level] as Plane, to[level] as Plane, coarse);
   return coarse as Flow;
 }
 
 function flowOfLevel(from: Plane, to: Plane, coarse: Flow | null): Flow {
   const columns = Math.floor((from.width - PATCH) / STRIDE) + 1;
   const rows = Math.floor((from.height - PATCH) / STRIDE) + 1;
-  const flow: Flow = { columns, rows, u: new Float32Array(columns * rows), v: new Float32Array(columns * rows), sure: new Uint8Array(columns * rows), left: new Float32Array(columns * rows) };
+  const flow: Flow = {
+    columns,
+    rows,
+    u: new Float32Array(columns * rows),
+    v: new Float32Array(columns * rows),
+    sure: new Uint8Array(columns * rows),
+    left: new Float32Array(columns * rows),
+  };
   const gradient = gradients(from);
   const search = new PatchSearch(from, to, gradient);
   for (let r = 0, i = 0; r < rows; r++) {
     for (let c = 0; c < columns; c++, i++) {
-      let u = 0, v = 0;
+      let u = 0,
+        v = 0;
       if (coarse !== null) {
         const near = Math.min(coarse.rows - 1, r >> 1) * coarse.columns + Math.min(coarse.columns - 1, c >> 1);
         u = 2 * (coarse.u[near] as number);
@@ -111,7 +126,8 @@ function repair(flow: Flow, search: PatchSearch): void {
     for (let c = 0; c < columns; c++, i++) {
       const near: number[] = [];
       for (let y = Math.max(0, r - 1); y <= Math.min(rows - 1, r + 1); y++)
-        for (let x = Math.max(0, c - 1); x <= Math.min(columns - 1, c + 1); x++) if (y * columns + x !== i && flow.sure[y * columns + x] === 1) near.push(y * columns + x);
+        for (let x = Math.max(0, c - 1); x <= Math.min(columns - 1, c + 1); x++)
+          if (y * columns + x !== i && flow.sure[y * columns + x] === 1) near.push(y * columns + x);
       if (near.length < 2) continue;
       const mu = median(near.map((n) => u[n] as number));
       const mv = median(near.map((n) => v[n] as number));
@@ -157,7 +173,10 @@ class PatchSearch {
 
   run(x0: number, y0: number, startU: number, startV: number): Found {
     const { width, height, data } = this.from;
-    let mean = 0, xx = 0, xy = 0, yy = 0;
+    let mean = 0,
+      xx = 0,
+      xy = 0,
+      yy = 0;
     for (let y = 0, p = 0; y < PATCH; y++) {
       for (let i = (y0 + y) * width + x0; p < (y + 1) * PATCH; i++, p++) {
         const gx = this.gradient.x[i] as number;
@@ -171,15 +190,21 @@ class PatchSearch {
     const area = PATCH * PATCH;
     mean /= area;
     let variance = 0;
-    for (let p = 0; p < area; p++) variance += (this.#patch[p]! -= mean) ** 2 / area;
+    for (let p = 0; p < area; p++) {
+      const value = (this.#patch[p] as number) - mean;
+      this.#patch[p] = value;
+      variance += (value * value) / area;
+    }
     const smaller = (xx + yy - Math.sqrt((xx - yy) ** 2 + 4 * xy * xy)) / 2 / area;
     const determinant = xx * yy - xy * xy;
     if (smaller < TEXTURE || determinant <= 0) return { u: startU, v: startV, left: Number.POSITIVE_INFINITY };
     const before = this.#difference(x0 + startU, y0 + startV);
-    let u = startU, v = startV;
+    let u = startU,
+      v = startV;
     for (let step = 0; step < ITERATIONS; step++) {
       if (step > 0) this.#difference(x0 + u, y0 + v);
-      let bx = 0, by = 0;
+      let bx = 0,
+        by = 0;
       for (let y = 0, p = 0; y < PATCH; y++) {
         for (let i = (y0 + y) * width + x0; p < (y + 1) * PATCH; i++, p++) {
           const error = this.#sample[p] as number;
@@ -198,7 +223,8 @@ class PatchSearch {
     const after = lost ? Number.POSITIVE_INFINITY : this.#difference(x0 + u, y0 + v);
     const kept = after < before ? { u, v, rest: after } : { u: startU, v: startV, rest: before };
     // What left the picture cannot be found in it.
-    const outside = x0 + kept.u < -1 || y0 + kept.v < -1 || x0 + kept.u > width - PATCH + 1 || y0 + kept.v > height - PATCH + 1;
+    const outside =
+      x0 + kept.u < -1 || y0 + kept.v < -1 || x0 + kept.u > width - PATCH + 1 || y0 + kept.v > height - PATCH + 1;
     return { u: kept.u, v: kept.v, left: outside ? Number.POSITIVE_INFINITY : kept.rest / (variance + NOISE) };
   }
 
@@ -207,14 +233,23 @@ class PatchSearch {
     const { width, height, data } = this.to;
     const x = Math.min(Math.max(left, 0), width - PATCH - 1.001);
     const y = Math.min(Math.max(top, 0), height - PATCH - 1.001);
-    const xi = Math.floor(x), yi = Math.floor(y);
-    const fx = x - xi, fy = y - yi;
-    const a = (1 - fx) * (1 - fy), b = fx * (1 - fy), c = (1 - fx) * fy, d = fx * fy;
+    const xi = Math.floor(x),
+      yi = Math.floor(y);
+    const fx = x - xi,
+      fy = y - yi;
+    const a = (1 - fx) * (1 - fy),
+      b = fx * (1 - fy),
+      c = (1 - fx) * fy,
+      d = fx * fy;
     const sample = this.#sample;
     let mean = 0;
     for (let row = 0, p = 0; row < PATCH; row++) {
       for (let i = (yi + row) * width + xi; p < (row + 1) * PATCH; i++, p++) {
-        mean += sample[p] = a * (data[i] as number) + b * (data[i + 1] as number) + c * (data[i + width] as number) + d * (data[i + width + 1] as number);
+        mean += sample[p] =
+          a * (data[i] as number) +
+          b * (data[i + 1] as number) +
+          c * (data[i + width] as number) +
+          d * (data[i + width + 1] as number);
       }
     }
     mean /= sample.length;

@@ -10,7 +10,8 @@ export default definePlugin({
   provides: [
     provide("score", {
       id: "motion",
-      summary: "patch flow by inverse search, split into camera, foreground and background; a named substitute for RAFT, whose weights no package carries",
+      summary:
+        "patch flow by inverse search, split into camera, foreground and background; a named substitute for RAFT, whose weights no package carries",
       source: "Waver 3.1, dynamic quality; Kroeger et al. 2016 (DIS), arXiv 1603.03590",
       runs: "worker",
       options: z.strictObject({}),

@@ -21,7 +21,10 @@ function texture(seed: number): (x: number, y: number) => number {
     const frequency = 0.08 + random() * 0.5;
     return { fx: Math.cos(turn) * frequency, fy: Math.sin(turn) * frequency, phase: random() * 2 * Math.PI };
   });
-  return (x, y) => 128 + (waves.reduce((sum, wave) => sum + Math.sin(wave.fx * x + wave.fy * y + wave.phase), 0) * 90) / Math.sqrt(waves.length);
+  return (x, y) =>
+    128 +
+    (waves.reduce((sum, wave) => sum + Math.sin(wave.fx * x + wave.fy * y + wave.phase), 0) * 90) /
+      Math.sqrt(waves.length);
 }
 
 const ground = texture(1);
@@ -52,16 +55,20 @@ async function* film({ ground: place, thing: put, noise = 0 }: Scene, count = 12
   }
 }
 
-const measure = (scene: Scene): ReturnType<typeof measureMotion> => measureMotion(film(scene), { breathe: async () => undefined });
+const measure = (scene: Scene): ReturnType<typeof measureMotion> =>
+  measureMotion(film(scene), { breathe: async () => undefined });
 const fixed = (x: number, y: number): [number, number] => [x, y];
 
 describe("flow", () => {
   test("a shift by a fraction of a pixel and one by eight are both found", async () => {
     for (const shift of [0.4, 2.5, 8]) {
       const planes = [];
-      for await (const { data } of film({ ground: (x, y, t) => [x - shift * t, y + 0.5 * shift * t] }, 2)) planes.push(pyramid({ width: W, height: H, data: Float32Array.from(data) }));
+      for await (const { data } of film({ ground: (x, y, t) => [x - shift * t, y + 0.5 * shift * t] }, 2))
+        planes.push(pyramid({ width: W, height: H, data: Float32Array.from(data) }));
       const flow = flowBetween(planes[0]!, planes[1]!);
-      const errors = [...flow.u].map((u, i) => Math.hypot(u - shift, (flow.v[i] as number) + 0.5 * shift)).sort((a, b) => a - b);
+      const errors = [...flow.u]
+        .map((u, i) => Math.hypot(u - shift, (flow.v[i] as number) + 0.5 * shift))
+        .sort((a, b) => a - b);
       expect(errors[Math.floor(errors.length * 0.8)]).toBeLessThan(0.15);
     }
   });
@@ -96,7 +103,10 @@ describe("motion", () => {
   test("zoom and roll are the camera's", async () => {
     const around = (x: number, y: number, scale: number, turn: number): [number, number] => {
       const [dx, dy] = [x - W / 2, y - H / 2];
-      return [W / 2 + scale * (dx * Math.cos(turn) - dy * Math.sin(turn)), H / 2 + scale * (dx * Math.sin(turn) + dy * Math.cos(turn))];
+      return [
+        W / 2 + scale * (dx * Math.cos(turn) - dy * Math.sin(turn)),
+        H / 2 + scale * (dx * Math.sin(turn) + dy * Math.cos(turn)),
+      ];
     };
     const zoom = await measure({ ground: (x, y, t) => around(x, y, 0.97 ** t, 0) });
     const roll = await measure({ ground: (x, y, t) => around(x, y, 1, 0.02 * t) });
@@ -117,9 +127,21 @@ describe("motion", () => {
     const light = await measureMotion(lit(), { breathe: async () => undefined });
     expect(light["total"]).toBeLessThan(0.2 * PIXEL);
     async function* wall(): AsyncGenerator<FrameBatch> {
-      for (let i = 0; i < 4; i++) yield { data: new Uint8Array(W * H).fill(90), count: 1, width: W, height: H, format: "gray8", times: [i / FPS] };
+      for (let i = 0; i < 4; i++)
+        yield {
+          data: new Uint8Array(W * H).fill(90),
+          count: 1,
+          width: W,
+          height: H,
+          format: "gray8",
+          times: [i / FPS],
+        };
     }
-    expect(await measureMotion(wall(), { breathe: async () => undefined })).toMatchObject({ total: 0, camera: 0, foreground: 0 });
+    expect(await measureMotion(wall(), { breathe: async () => undefined })).toMatchObject({
+      total: 0,
+      camera: 0,
+      foreground: 0,
+    });
   });
 
   test("two things that part ways are more diverse than one", async () => {

@@ -34,17 +34,33 @@ interface Sums {
 }
 
 export async function measureMotion(frames: AsyncIterable<FrameBatch>, ctx: Pick<Context, "breathe">): Promise<Scores> {
-  const sums: Sums = { total: 0, camera: 0, foreground: 0, background: 0, share: 0, pairs: 0, moving: 0, east: 0, south: 0, directions: 0 };
+  const sums: Sums = {
+    total: 0,
+    camera: 0,
+    foreground: 0,
+    background: 0,
+    share: 0,
+    pairs: 0,
+    moving: 0,
+    east: 0,
+    south: 0,
+    directions: 0,
+  };
   let before: Plane[] | null = null;
   let width = 1;
   let first = Number.NaN;
   let interval = 1;
   for await (const batch of frames) {
-    if (batch.format !== "gray8") throw new WaverError("shape_mismatch", `motion is measured on gray8 frames, not ${batch.format}`);
+    if (batch.format !== "gray8")
+      throw new WaverError("shape_mismatch", `motion is measured on gray8 frames, not ${batch.format}`);
     width = batch.width;
     const size = batch.width * batch.height;
     for (let f = 0; f < batch.count; f++) {
-      const now = pyramid({ width: batch.width, height: batch.height, data: Float32Array.from(batch.data.subarray(f * size, (f + 1) * size)) });
+      const now = pyramid({
+        width: batch.width,
+        height: batch.height,
+        data: Float32Array.from(batch.data.subarray(f * size, (f + 1) * size)),
+      });
       const time = batch.times[f] as number;
       if (before !== null) {
         if (Number.isFinite(first)) interval = time - first;
@@ -98,4 +114,5 @@ const shared = (camera: Camera, point: Point): number => {
   return Math.hypot(u, v);
 };
 
-const mean = (points: readonly Point[], value: (p: Point) => number): number => (points.length === 0 ? 0 : points.reduce((sum, p) => sum + value(p), 0) / points.length);
+const mean = (points: readonly Point[], value: (p: Point) => number): number =>
+  points.length === 0 ? 0 : points.reduce((sum, p) => sum + value(p), 0) / points.length;

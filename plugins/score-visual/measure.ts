@@ -69,10 +69,19 @@ export async function measure(frames: AsyncIterable<FrameBatch>): Promise<Scores
   };
 }
 
-function lightOf(rgb: Uint8Array, luma: Uint8Array): { sum: number; squares: number; dark: number; bright: number; saturation: number } {
-  let sum = 0, squares = 0, dark = 0, bright = 0, saturation = 0;
+function lightOf(
+  rgb: Uint8Array,
+  luma: Uint8Array,
+): { sum: number; squares: number; dark: number; bright: number; saturation: number } {
+  let sum = 0,
+    squares = 0,
+    dark = 0,
+    bright = 0,
+    saturation = 0;
   for (let i = 0, p = 0; i < luma.length; i++, p += 3) {
-    const r = rgb[p] as number, g = rgb[p + 1] as number, b = rgb[p + 2] as number;
+    const r = rgb[p] as number,
+      g = rgb[p + 1] as number,
+      b = rgb[p + 2] as number;
     // BT.709 luma in 16-bit fixed point.
     const y = (13933 * r + 46871 * g + 4732 * b) >> 16;
     luma[i] = y;
@@ -88,10 +97,16 @@ function lightOf(rgb: Uint8Array, luma: Uint8Array): { sum: number; squares: num
 }
 
 function laplacianVariance(luma: Uint8Array, width: number, height: number): number {
-  let sum = 0, squares = 0;
+  let sum = 0,
+    squares = 0;
   for (let y = 1; y < height - 1; y++) {
     for (let i = y * width + 1; i < (y + 1) * width - 1; i++) {
-      const value = (luma[i - 1] as number) + (luma[i + 1] as number) + (luma[i - width] as number) + (luma[i + width] as number) - 4 * (luma[i] as number);
+      const value =
+        (luma[i - 1] as number) +
+        (luma[i + 1] as number) +
+        (luma[i - width] as number) +
+        (luma[i + width] as number) -
+        4 * (luma[i] as number);
       sum += value;
       squares += value * value;
     }

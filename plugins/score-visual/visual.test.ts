@@ -15,7 +15,7 @@ async function* film(pixel: Pixel, count = 4): AsyncGenerator<FrameBatch> {
 }
 
 const grey = (value: number) => [value, value, value] as const;
-const board: Pixel = (x, y) => grey((x >> 2) + (y >> 2) & 1 ? 200 : 60);
+const board: Pixel = (x, y) => grey(((x >> 2) + (y >> 2)) & 1 ? 200 : 60);
 
 describe("visual measures", () => {
   test("sharp beats soft, and contrast and brightness are what they say", async () => {

@@ -73,7 +73,12 @@ export class ContentDetector implements Detector {
     height: number,
     private readonly options: ContentOptions,
   ) {
-    this.#score = new ContentScore(width, height, options.weights, options.edges === undefined ? {} : { edges: options.edges });
+    this.#score = new ContentScore(
+      width,
+      height,
+      options.weights,
+      options.edges === undefined ? {} : { edges: options.edges },
+    );
     this.#flash = new FlashFilter(options.minSceneLen);
   }
 
@@ -109,7 +114,12 @@ export class AdaptiveDetector implements Detector {
     height: number,
     private readonly options: AdaptiveOptions,
   ) {
-    this.#score = new ContentScore(width, height, options.weights, options.edges === undefined ? {} : { edges: options.edges });
+    this.#score = new ContentScore(
+      width,
+      height,
+      options.weights,
+      options.edges === undefined ? {} : { edges: options.edges },
+    );
   }
 
   next(rgb: Uint8Array): number[] {

@@ -45,8 +45,12 @@ export class Edges {
       for (let x = 0; x < w; x++, i++) {
         const l = x === 0 ? 0 : x - 1;
         const r = x === w - 1 ? x : x + 1;
-        const ul = luma[up + l] as number, u = luma[up + x] as number, ur = luma[up + r] as number;
-        const dl = luma[down + l] as number, d = luma[down + x] as number, dr = luma[down + r] as number;
+        const ul = luma[up + l] as number,
+          u = luma[up + x] as number,
+          ur = luma[up + r] as number;
+        const dl = luma[down + l] as number,
+          d = luma[down + x] as number,
+          dr = luma[down + r] as number;
         const dx = ur + 2 * (luma[here + r] as number) + dr - ul - 2 * (luma[here + l] as number) - dl;
         const dy = dl + 2 * d + dr - ul - 2 * u - ur;
         this.#dx[i] = dx;
@@ -97,7 +101,8 @@ export class Edges {
     const x = Math.abs(xs) * TAN;
     const y = Math.abs(ys) * 32768;
     if (y < x) return m > (magnitude[at - 1] as number) && m >= (magnitude[at + 1] as number);
-    if (y > x + Math.abs(xs) * 65536) return m > (magnitude[at - wide] as number) && m >= (magnitude[at + wide] as number);
+    if (y > x + Math.abs(xs) * 65536)
+      return m > (magnitude[at - wide] as number) && m >= (magnitude[at + wide] as number);
     const side = (xs ^ ys) < 0 ? -1 : 1;
     return m > (magnitude[at - wide - side] as number) && m > (magnitude[at + wide + side] as number);
   }
@@ -109,10 +114,12 @@ export class Edges {
     const rows = new Uint8Array(edge.length);
     const out = new Uint8Array(edge.length);
     for (let y = 0, i = 0; y < h; y++)
-      for (let x = 0; x < w; x++, i++) if (edge[i] === 255) rows.fill(255, i - Math.min(half, x), i + Math.min(half, w - 1 - x) + 1);
+      for (let x = 0; x < w; x++, i++)
+        if (edge[i] === 255) rows.fill(255, i - Math.min(half, x), i + Math.min(half, w - 1 - x) + 1);
     for (let y = 0, i = 0; y < h; y++)
       for (let x = 0; x < w; x++, i++)
-        if (rows[i] === 255) for (let n = Math.max(0, y - half); n <= Math.min(h - 1, y + half); n++) out[n * w + x] = 255;
+        if (rows[i] === 255)
+          for (let n = Math.max(0, y - half); n <= Math.min(h - 1, y + half); n++) out[n * w + x] = 255;
     return out;
   }
 }
@@ -123,7 +130,10 @@ function median(values: Uint8Array): number {
   for (const value of values) counts[value]!++;
   const nth = (n: number): number => {
     let seen = 0;
-    for (let value = 0; value < 256; value++) if ((seen += counts[value] as number) > n) return value;
+    for (let value = 0; value < 256; value++) {
+      seen += counts[value] as number;
+      if (seen > n) return value;
+    }
     return 255;
   };
   return (nth((values.length - 1) >> 1) + nth(values.length >> 1)) / 2;

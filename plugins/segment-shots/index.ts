@@ -5,7 +5,11 @@ import { definePlugin, provide } from "../define.ts";
 /** Frames are compared small: PySceneDetect shrinks the longer side to 256 before it looks. Its measures are means, so the aspect may be lost. */
 const view = { width: 256, height: 144, fit: "stretch", rate: "native", format: "rgb24", batch: 16 } as const;
 
-const minSceneLen = z.int().nonnegative().default(15).meta({ description: "frames below which two cuts are one (PySceneDetect's default)" });
+const minSceneLen = z
+  .int()
+  .nonnegative()
+  .default(15)
+  .meta({ description: "frames below which two cuts are one (PySceneDetect's default)" });
 const weights = z
   .strictObject({ hue: z.number(), sat: z.number(), lum: z.number(), edges: z.number() })
   .default({ hue: 1, sat: 1, lum: 1, edges: 0 })
@@ -13,25 +17,50 @@ const weights = z
 const refine = z
   .strictObject({
     embed: z.string().meta({ description: "provider of the embed hook" }),
-    threshold: z.number().min(-1).max(1).meta({ description: "cosine of neighbouring features below which the shot changes" }),
+    threshold: z
+      .number()
+      .min(-1)
+      .max(1)
+      .meta({ description: "cosine of neighbouring features below which the shot changes" }),
     step: z.number().positive().default(0.5).meta({ description: "seconds that one feature stands for" }),
   })
   .optional()
   .meta({ description: "further cuts where features of neighbouring moments differ (Waver 3.1)" });
 
 const content = z.strictObject({
-  threshold: z.number().positive().default(27).meta({ description: "weighted difference that makes a cut (PySceneDetect's default)" }),
-  minSceneLen, weights, refine,
+  threshold: z
+    .number()
+    .positive()
+    .default(27)
+    .meta({ description: "weighted difference that makes a cut (PySceneDetect's default)" }),
+  minSceneLen,
+  weights,
+  refine,
 });
 const adaptive = z.strictObject({
-  adaptiveThreshold: z.number().positive().default(3).meta({ description: "difference over the mean of its neighbours (PySceneDetect's default)" }),
+  adaptiveThreshold: z
+    .number()
+    .positive()
+    .default(3)
+    .meta({ description: "difference over the mean of its neighbours (PySceneDetect's default)" }),
   windowWidth: z.int().positive().default(2).meta({ description: "neighbours on each side" }),
   minContentVal: z.number().nonnegative().default(15).meta({ description: "difference below which nothing is a cut" }),
-  minSceneLen, weights, refine,
+  minSceneLen,
+  weights,
+  refine,
 });
 const fade = z.strictObject({
-  threshold: z.number().positive().default(12).meta({ description: "mean grey level of black (PySceneDetect's default)" }),
-  fadeBias: z.number().min(-1).max(1).default(0).meta({ description: "-1: cut where it goes dark, 1: where it comes back" }),
+  threshold: z
+    .number()
+    .positive()
+    .default(12)
+    .meta({ description: "mean grey level of black (PySceneDetect's default)" }),
+  fadeBias: z
+    .number()
+    .min(-1)
+    .max(1)
+    .default(0)
+    .meta({ description: "-1: cut where it goes dark, 1: where it comes back" }),
   addFinalScene: z.boolean().default(false).meta({ description: "what follows a last fade out is a shot" }),
   minSceneLen,
 });

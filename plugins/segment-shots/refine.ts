@@ -21,21 +21,32 @@ export async function featureCuts(shot: Span, source: Source, refine: Refine, ct
   let before: Float32Array | null = null;
   for (let start = shot.start; start + refine.step <= shot.end + 1e-6; start += refine.step) {
     const end = start + refine.step;
-    const clip = { id: Digest.parse(`sha256:${new Bun.CryptoHasher("sha256").update(`${source.id} ${start} ${end}`).digest("hex")}`), source: source.id, start, end };
-    const frames = view === undefined ? nothing() : ctx.media.frames(source.path, view, { start, end, signal: ctx.signal });
+    const clip = {
+      id: Digest.parse(`sha256:${new Bun.CryptoHasher("sha256").update(`${source.id} ${start} ${end}`).digest("hex")}`),
+      source: source.id,
+      start,
+      end,
+    };
+    const frames =
+      view === undefined ? nothing() : ctx.media.frames(source.path, view, { start, end, signal: ctx.signal });
     const now = await embed({ clip, source, frames });
     const last = cuts.at(-1) ?? shot.start;
-    if (before !== null && cosine(before, now) < refine.threshold && start - last >= 2 * refine.step - 1e-6) cuts.push(start);
+    if (before !== null && cosine(before, now) < refine.threshold && start - last >= 2 * refine.step - 1e-6)
+      cuts.push(start);
     before = now;
     await ctx.breathe();
   }
   return cuts;
 }
 
-async function* nothing(): AsyncGenerator<FrameBatch> {}
+async function* nothing(): AsyncGenerator<FrameBatch> {
+  yield* [];
+}
 
 function cosine(a: Float32Array, b: Float32Array): number {
-  let dot = 0, aa = 0, bb = 0;
+  let dot = 0,
+    aa = 0,
+    bb = 0;
   for (let i = 0; i < a.length; i++) {
     dot += (a[i] as number) * (b[i] as number);
     aa += (a[i] as number) ** 2;

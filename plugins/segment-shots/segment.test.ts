@@ -19,7 +19,11 @@ afterAll(async () => {
 async function whole(path: string, id: string): Promise<ClipFrames> {
   const source = await ctx.media.probe(path);
   const view = ctx.providers("segment").find((each) => each.id === id)?.traits.view as FrameView;
-  return { source, clip: { id: source.id, source: source.id, start: 0, end: source.duration }, frames: ctx.media.frames(path, view) };
+  return {
+    source,
+    clip: { id: source.id, source: source.id, start: 0, end: source.duration },
+    frames: ctx.media.frames(path, view),
+  };
 }
 
 describe("shots", () => {
@@ -28,7 +32,11 @@ describe("shots", () => {
     for (const id of ["content", "adaptive"]) {
       const cut = await ctx.use("segment", id);
       const shots = await cut(await whole(path, id));
-      expect(shots.map(({ start, end }) => [Math.round(start * 25), Math.round(end * 25)])).toEqual([[0, 40], [40, 90], [90, 125]]);
+      expect(shots.map(({ start, end }) => [Math.round(start * 25), Math.round(end * 25)])).toEqual([
+        [0, 40],
+        [40, 90],
+        [90, 125],
+      ]);
     }
   });
 
@@ -50,10 +58,13 @@ describe("shots", () => {
   });
 
   test("features find a change that is too slow for colours", async () => {
-    const path = await makeClip(join(ctx.home, "dissolve.mp4"), [{
-      source: "testsrc2=s=160x90:r=25:d=6[a];mandelbrot=s=160x90:r=25,trim=duration=6[b];[a][b]xfade=transition=fade:duration=2:offset=2",
-      seconds: 6,
-    }]);
+    const path = await makeClip(join(ctx.home, "dissolve.mp4"), [
+      {
+        source:
+          "testsrc2=s=160x90:r=25:d=6[a];mandelbrot=s=160x90:r=25,trim=duration=6[b];[a][b]xfade=transition=fade:duration=2:offset=2",
+        seconds: 6,
+      },
+    ]);
     const cut = await ctx.use("segment", "content");
     expect(await cut(await whole(path, "content"))).toHaveLength(1);
     const refined = await ctx.use("segment", "content", { refine: { embed: "thumbprint", threshold: 0.9 } });
@@ -65,15 +76,23 @@ describe("shots", () => {
   test("one frame is no shot", async () => {
     const { oneFrame } = await badFiles(ctx.home);
     const cut = await ctx.use("segment", "content");
-    const error = await cut(await whole(oneFrame, "content")).then(() => null, (each: unknown) => each as WaverError);
+    const error = await cut(await whole(oneFrame, "content")).then(
+      () => null,
+      (each: unknown) => each as WaverError,
+    );
     expect(error?.code).toBe("media_too_short");
   });
 
   test("a flash is no shot: cuts closer than the minimum are merged", () => {
     const grey = (level: number): Uint8Array => new Uint8Array(16 * 16 * 3).fill(level);
-    const detector = new ContentDetector(16, 16, { threshold: 27, minSceneLen: 10, weights: { hue: 1, sat: 1, lum: 1, edges: 0 } });
+    const detector = new ContentDetector(16, 16, {
+      threshold: 27,
+      minSceneLen: 10,
+      weights: { hue: 1, sat: 1, lum: 1, edges: 0 },
+    });
     const cuts: number[] = [];
-    for (let frame = 0; frame < 80; frame++) cuts.push(...detector.next(grey(frame < 20 ? 0 : frame === 22 ? 255 : 120)));
+    for (let frame = 0; frame < 80; frame++)
+      cuts.push(...detector.next(grey(frame < 20 ? 0 : frame === 22 ? 255 : 120)));
     expect(cuts).toEqual([20]);
   });
 });

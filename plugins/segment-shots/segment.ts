@@ -11,7 +11,12 @@ export interface Span {
   readonly end: number;
 }
 
-export async function segment(input: ClipFrames, detector: Detector, ctx: Context, refine: Refine | undefined): Promise<Span[]> {
+export async function segment(
+  input: ClipFrames,
+  detector: Detector,
+  ctx: Context,
+  refine: Refine | undefined,
+): Promise<Span[]> {
   const { clip, source } = input;
   const cuts: number[] = [];
   let seen = 0;
@@ -23,13 +28,21 @@ export async function segment(input: ClipFrames, detector: Detector, ctx: Contex
     await ctx.breathe();
   }
   if (seen < 2) {
-    throw new WaverError("media_too_short", `${basename(source.path)} has ${seen === 1 ? "one frame" : "no frames"}, which makes no shot`, {
-      hint: "use a video of at least two frames",
-    });
+    throw new WaverError(
+      "media_too_short",
+      `${basename(source.path)} has ${seen === 1 ? "one frame" : "no frames"}, which makes no shot`,
+      {
+        hint: "use a video of at least two frames",
+      },
+    );
   }
   cuts.push(...detector.finish());
   const edges = [...new Set(cuts)].sort((a, b) => a - b).filter((frame) => frame > 0 && frame < seen);
-  const times = [clip.start, ...edges.map((frame) => clip.start + frame / source.fps), Math.min(clip.end, clip.start + seen / source.fps)];
+  const times = [
+    clip.start,
+    ...edges.map((frame) => clip.start + frame / source.fps),
+    Math.min(clip.end, clip.start + seen / source.fps),
+  ];
   const shots = times.slice(1).map((end, i) => ({ start: times[i] as number, end }));
   if (refine === undefined) return shots;
   const refined: Span[] = [];

@@ -14,8 +14,26 @@ const ctx = { log: () => undefined, workDir: folder, breathe: async () => undefi
 const digest = (n: number): Digest => `sha256:${n.toString(16).padStart(64, "0")}` as Digest;
 
 const row = (n: number, more: Partial<ClipRow> = {}): ClipRow => ({
-  id: digest(n), source: digest(n), path: `/v/${n}.mp4`, tag: "t", start: 0, end: 2, width: 64, height: 64, fps: 25, caption: null, captionBy: null, actions: null,
-  embeddedBy: "e", embedding: null, dropped: null, reason: null, stage: null, repeat: 1, scores: {}, ...more,
+  id: digest(n),
+  source: digest(n),
+  path: `/v/${n}.mp4`,
+  tag: "t",
+  start: 0,
+  end: 2,
+  width: 64,
+  height: 64,
+  fps: 25,
+  caption: null,
+  captionBy: null,
+  actions: null,
+  embeddedBy: "e",
+  embedding: null,
+  dropped: null,
+  reason: null,
+  stage: null,
+  repeat: 1,
+  scores: {},
+  ...more,
 });
 
 async function run(rows: ClipRow[], threshold = 0.97): Promise<ClipRow[]> {
@@ -36,12 +54,23 @@ describe("dedup", () => {
     expect(out.map((each) => each.dropped)).toEqual(["dedup/near", null, null, "dedup/exact", null, null]);
     expect(out[0]?.reason).toContain("2.mp4");
     expect(out[3]?.reason).toContain("same content");
-    expect(out.map((each) => each.path)).toEqual(["/v/1.mp4", "/v/2.mp4", "/v/3.mp4", "/v/copy.mp4", "/v/4.mp4", "/v/5.mp4"]);
+    expect(out.map((each) => each.path)).toEqual([
+      "/v/1.mp4",
+      "/v/2.mp4",
+      "/v/3.mp4",
+      "/v/copy.mp4",
+      "/v/4.mp4",
+      "/v/5.mp4",
+    ]);
   });
 
   test("rows that were dropped before neither count nor change; other embedders are not compared", async () => {
     const same = Float32Array.of(1, 0);
-    const out = await run([row(1, { dropped: "x/y", reason: "z", embedding: same }), row(2, { embedding: same }), row(3, { embedding: same, embeddedBy: "other" })]);
+    const out = await run([
+      row(1, { dropped: "x/y", reason: "z", embedding: same }),
+      row(2, { embedding: same }),
+      row(3, { embedding: same, embeddedBy: "other" }),
+    ]);
     expect(out.map((each) => each.dropped)).toEqual(["x/y", null, null]);
   });
 

@@ -11,7 +11,11 @@ export interface DedupOptions {
   readonly prefer: readonly string[];
 }
 
-export async function dedup(relation: Relation, options: DedupOptions, ctx: Pick<Context, "log" | "workDir" | "breathe" | "progress">): Promise<Relation> {
+export async function dedup(
+  relation: Relation,
+  options: DedupOptions,
+  ctx: Pick<Context, "log" | "workDir" | "breathe" | "progress">,
+): Promise<Relation> {
   const rows = await readTable(relation);
   const better = rows.filter((row) => row.dropped === null).sort((a, b) => compare(a, b, options.prefer));
   const exact = markExact(better);
@@ -26,7 +30,8 @@ export async function dedup(relation: Relation, options: DedupOptions, ctx: Pick
 /** Better clips first; ties in the order of ids, so that the outcome does not hang on the order of files. */
 function compare(a: ClipRow, b: ClipRow, prefer: readonly string[]): number {
   for (const measure of prefer) {
-    const difference = (b.scores[measure] ?? Number.NEGATIVE_INFINITY) - (a.scores[measure] ?? Number.NEGATIVE_INFINITY);
+    const difference =
+      (b.scores[measure] ?? Number.NEGATIVE_INFINITY) - (a.scores[measure] ?? Number.NEGATIVE_INFINITY);
     if (difference !== 0 && !Number.isNaN(difference)) return difference;
   }
   return a.id < b.id ? -1 : a.id > b.id ? 1 : a.path < b.path ? -1 : 1;
@@ -48,10 +53,17 @@ function markExact(rows: readonly ClipRow[]): number {
   return count;
 }
 
-async function markNear(rows: readonly ClipRow[], threshold: number, ctx: Pick<Context, "breathe" | "progress">): Promise<number> {
+async function markNear(
+  rows: readonly ClipRow[],
+  threshold: number,
+  ctx: Pick<Context, "breathe" | "progress">,
+): Promise<number> {
   let count = 0;
   // Features of different networks cannot be compared.
-  const groups = Map.groupBy(rows.filter((row) => row.embedding !== null), (row) => `${row.embeddedBy} ${row.embedding?.length}`);
+  const groups = Map.groupBy(
+    rows.filter((row) => row.embedding !== null),
+    (row) => `${row.embeddedBy} ${row.embedding?.length}`,
+  );
   let seen = 0;
   const total = rows.length;
   for (const members of groups.values()) {
@@ -82,4 +94,5 @@ async function markNear(rows: readonly ClipRow[], threshold: number, ctx: Pick<C
   return count;
 }
 
-const named = (row: ClipRow): string => `${row.path.split("/").at(-1)} from ${row.start.toFixed(2)} s (${row.id.slice(0, 15)})`;
+const named = (row: ClipRow): string =>
+  `${row.path.split("/").at(-1)} from ${row.start.toFixed(2)} s (${row.id.slice(0, 15)})`;

@@ -8,7 +8,10 @@ const options = z.strictObject({
     .min(-1)
     .max(1)
     .default(0.97)
-    .meta({ description: "cosine of two clips' features from which they are the same; ours: a re-encoded, resized and darkened copy has 0.999, other scenes stay under 0.7 (thumbprint)" }),
+    .meta({
+      description:
+        "cosine of two clips' features from which they are the same; ours: a re-encoded, resized and darkened copy has 0.999, other scenes stay under 0.7 (thumbprint)",
+    }),
   prefer: z
     .array(z.string())
     .default(["basic.shortSide", "visual.sharpness", "basic.duration"])

@@ -18,10 +18,12 @@ export function shards(vectors: readonly Vector[]): number[][] {
   const stride = Math.max(1, Math.floor(vectors.length / SAMPLE));
   const sample = vectors.filter((_, index) => index % stride === 0);
   // Evenly spaced starts: the rows are sorted by quality and digest, which has nothing to do with looks.
-  let centres = Array.from({ length: count }, (_, i) => Float32Array.from(sample[Math.floor((i * sample.length) / count)] as Vector));
+  let centres = Array.from({ length: count }, (_, i) =>
+    Float32Array.from(sample[Math.floor((i * sample.length) / count)] as Vector),
+  );
   for (let round = 0; round < ROUNDS; round++) centres = moved(centres, sample);
   const out: number[][] = centres.map(() => []);
-  vectors.forEach((vector, index) => (out[nearest(vector, centres)] as number[]).push(index));
+  for (const [index, vector] of vectors.entries()) (out[nearest(vector, centres)] as number[]).push(index);
   return out.filter((shard) => shard.length > 0);
 }
 

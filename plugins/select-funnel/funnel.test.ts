@@ -12,15 +12,45 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 const digest = (n: number): Digest => `sha256:${n.toString(16).padStart(64, "0")}` as Digest;
 
 const row = (n: number, scores: Record<string, number>, more: Partial<ClipRow> = {}): ClipRow => ({
-  id: digest(n), source: digest(n), path: `/v/${n}.mp4`, tag: "t", start: 0, end: 2, width: 64, height: 64, fps: 25, caption: "a red ball", captionBy: "x", actions: null,
-  embeddedBy: null, embedding: null, dropped: null, reason: null, stage: null, repeat: 1, scores, ...more,
+  id: digest(n),
+  source: digest(n),
+  path: `/v/${n}.mp4`,
+  tag: "t",
+  start: 0,
+  end: 2,
+  width: 64,
+  height: 64,
+  fps: 25,
+  caption: "a red ball",
+  captionBy: "x",
+  actions: null,
+  embeddedBy: null,
+  embedding: null,
+  dropped: null,
+  reason: null,
+  stage: null,
+  repeat: 1,
+  scores,
+  ...more,
 });
 
 const recipe = Recipe.parse({
   name: "two",
   stages: [
-    { id: "low", rules: [{ id: "static", measure: "m.motion", min: 1, why: "still clips teach nothing" }, { id: "words", measure: "caption.words", min: 2, why: "it needs a caption" }] },
-    { id: "high", rules: [{ id: "size", measure: "b.side", min: 480, missing: "drop", why: "it must be 480p" }, { id: "text", measure: "ocr.area", max: 0.1, why: "no writing" }] },
+    {
+      id: "low",
+      rules: [
+        { id: "static", measure: "m.motion", min: 1, why: "still clips teach nothing" },
+        { id: "words", measure: "caption.words", min: 2, why: "it needs a caption" },
+      ],
+    },
+    {
+      id: "high",
+      rules: [
+        { id: "size", measure: "b.side", min: 480, missing: "drop", why: "it must be 480p" },
+        { id: "text", measure: "ocr.area", max: 0.1, why: "no writing" },
+      ],
+    },
   ],
 });
 
@@ -36,7 +66,14 @@ describe("funnel", () => {
 
   test("the first failed rule is named with its figures, and the furthest stage is kept", () => {
     const out = marks(recipe, 1, rows);
-    expect(out.map((each) => each.dropped)).toEqual(["low/static", "high/size", null, "high/size", "low/words", "dedup/near"]);
+    expect(out.map((each) => each.dropped)).toEqual([
+      "low/static",
+      "high/size",
+      null,
+      "high/size",
+      "low/words",
+      "dedup/near",
+    ]);
     expect(out.map((each) => each.stage)).toEqual([null, "low", "high", "low", null, null]);
     expect(out[0]?.reason).toBe("m.motion is 0.123, under 1: still clips teach nothing");
     expect(out[3]?.reason).toBe("b.side is not known: it must be 480p");
@@ -49,7 +86,12 @@ describe("funnel", () => {
   });
 
   test("balance caps a group and keeps its best", () => {
-    const balanced = Recipe.parse({ name: "b", stages: [{ id: "ct", rules: [{ id: "sources", balance: "tag", maxShare: 0.5, prefer: "q", why: "no source may rule" }] }] });
+    const balanced = Recipe.parse({
+      name: "b",
+      stages: [
+        { id: "ct", rules: [{ id: "sources", balance: "tag", maxShare: 0.5, prefer: "q", why: "no source may rule" }] },
+      ],
+    });
     const many = Array.from({ length: 10 }, (_, n) => row(n, { q: n }, { tag: n < 8 ? "stock" : "own" }));
     const out = marks(balanced, 0, many);
     expect(out.filter((each) => each.dropped !== null).map((each) => each.scores["q"])).toEqual([0, 1, 2]);
@@ -59,12 +101,21 @@ describe("funnel", () => {
 
   test("through files: rules without a measure are said, an unknown stage is refused", async () => {
     const logged: string[] = [];
-    const ctx = { workDir: folder, log: (event: string, fields?: Readonly<Record<string, unknown>>) => void logged.push(`${event} ${fields?.["rule"]}`) };
+    const ctx = {
+      workDir: folder,
+      log: (event: string, fields?: Readonly<Record<string, unknown>>) =>
+        void logged.push(`${event} ${fields?.["rule"]}`),
+    };
     const relation = await writeTable(join(folder, "in.parquet"), rows);
     const out = await readTable(await funnel(relation, { recipe }, ctx));
     expect(out).toHaveLength(6);
     expect(logged).toEqual(["rule_not_measured high/text"]);
-    expect(await funnel(relation, { recipe, stage: "none" }, ctx).then(() => "", (error) => error.code)).toBe("invalid_input");
+    expect(
+      await funnel(relation, { recipe, stage: "none" }, ctx).then(
+        () => "",
+        (error) => error.code,
+      ),
+    ).toBe("invalid_input");
   });
 
   test("recipes with two equal ids are refused", () => {

@@ -4,7 +4,9 @@ import { definePlugin, provide } from "../define.ts";
 import { Recipe } from "./recipe.ts";
 
 const options = z.strictObject({
-  recipe: Recipe.default({ name: "everything", stages: [{ id: "all", rules: [] }] }).meta({ description: "stages and their rules, as in configs/curate" }),
+  recipe: Recipe.default({ name: "everything", stages: [{ id: "all", rules: [] }] }).meta({
+    description: "stages and their rules, as in configs/curate",
+  }),
   stage: z.string().optional().meta({ description: "stage that the set is for; the recipe's last when absent" }),
 });
 

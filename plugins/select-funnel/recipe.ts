@@ -2,7 +2,10 @@
 import { z } from "zod";
 
 const Id = z.string().regex(/^[a-z0-9][a-z0-9-]*$/, "lower-case letters, digits and -");
-const why = z.string().min(1).meta({ description: "the reason that people are shown, and where the threshold comes from" });
+const why = z
+  .string()
+  .min(1)
+  .meta({ description: "the reason that people are shown, and where the threshold comes from" });
 
 /** A stored measure must lie between `min` and `max`. */
 const Range = z.strictObject({
@@ -34,5 +37,8 @@ export const Recipe = z
     stages: z.array(z.strictObject({ id: Id, rules: z.array(Rule) })).min(1),
   })
   .refine(({ stages }) => new Set(stages.map(({ id }) => id)).size === stages.length, "two stages have the same id")
-  .refine(({ stages }) => stages.every(({ rules }) => new Set(rules.map(({ id }) => id)).size === rules.length), "two rules of a stage have the same id");
+  .refine(
+    ({ stages }) => stages.every(({ rules }) => new Set(rules.map(({ id }) => id)).size === rules.length),
+    "two rules of a stage have the same id",
+  );
 export type Recipe = z.output<typeof Recipe>;

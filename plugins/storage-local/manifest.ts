@@ -10,12 +10,18 @@ import { WaverError } from "../errors.ts";
 /** Lies in the artefact's folder; no part of its content. */
 export const MANIFEST = ".manifest.json";
 
-const Entry = z.strictObject({ path: z.string(), size: z.int().nonnegative(), sha256: z.string().regex(/^[0-9a-f]{64}$/) });
+const Entry = z.strictObject({
+  path: z.string(),
+  size: z.int().nonnegative(),
+  sha256: z.string().regex(/^[0-9a-f]{64}$/),
+});
 export type Entry = z.output<typeof Entry>;
 const Manifest = z.strictObject({ version: z.literal(1), files: z.array(Entry) });
 
 export function manifestText(files: readonly Entry[]): string {
-  const sorted = [...files].sort((a, b) => (a.path < b.path ? -1 : 1)).map(({ path, size, sha256 }) => ({ path, size, sha256 }));
+  const sorted = [...files]
+    .sort((a, b) => (a.path < b.path ? -1 : 1))
+    .map(({ path, size, sha256 }) => ({ path, size, sha256 }));
   return `${JSON.stringify({ version: 1, files: sorted }, null, 1)}\n`;
 }
 
@@ -33,7 +39,10 @@ export async function listFiles(folder: string): Promise<string[]> {
       const facts = await lstat(join(folder, path));
       if (facts.isDirectory()) await walk(path);
       else if (facts.isFile()) found.push(path);
-      else throw new WaverError("invalid_input", `${path} is neither a file nor a folder, so it cannot be kept`, { hint: "replace links by what they point to" });
+      else
+        throw new WaverError("invalid_input", `${path} is neither a file nor a folder, so it cannot be kept`, {
+          hint: "replace links by what they point to",
+        });
     }
   };
   await walk("");

@@ -1,6 +1,15 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { randomFillSync } from "node:crypto";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { WaverError } from "../errors.ts";
@@ -14,7 +23,10 @@ beforeAll(() => {
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 const record = (kind: string, inputs: Digest[] = []): Omit<Lineage, "digest" | "bytes" | "createdAt"> => ({
-  kind, inputs: inputs.map((digest) => ({ role: "source", digest })), by: { operation: "test", version: "0.1.0" }, options: {},
+  kind,
+  inputs: inputs.map((digest) => ({ role: "source", digest })),
+  by: { operation: "test", version: "0.1.0" },
+  options: {},
 });
 
 function tree(name: string, files: Readonly<Record<string, string>>): string {
@@ -63,16 +75,28 @@ describe("local store", () => {
       expect(await store.verify(digest)).toBe(true);
     };
     chmodSync(join(path, "a.bin"), 0o644);
-    await harm(() => writeFileSync(join(path, "a.bin"), "aaab"), () => writeFileSync(join(path, "a.bin"), "aaaa"));
-    await harm(() => writeFileSync(join(path, "c.bin"), ""), () => rmSync(join(path, "c.bin")));
-    await harm(() => rmSync(join(path, "a.bin")), () => writeFileSync(join(path, "a.bin"), "aaaa"));
+    await harm(
+      () => writeFileSync(join(path, "a.bin"), "aaab"),
+      () => writeFileSync(join(path, "a.bin"), "aaaa"),
+    );
+    await harm(
+      () => writeFileSync(join(path, "c.bin"), ""),
+      () => rmSync(join(path, "c.bin")),
+    );
+    await harm(
+      () => rmSync(join(path, "a.bin")),
+      () => writeFileSync(join(path, "a.bin"), "aaaa"),
+    );
   });
 
   test("children and list follow the records", async () => {
     const store = await openStore(join(folder, "s4"));
     const source = await store.publish(join(tree("l", { "s.txt": "source" }), "s.txt"), record("source"));
     const set = await store.publish(join(tree("l", { "t.txt": "set" }), "t.txt"), record("set", [source]));
-    const model = await store.publish(join(tree("l", { "m.txt": "model" }), "m.txt"), record("checkpoint", [set, source]));
+    const model = await store.publish(
+      join(tree("l", { "m.txt": "model" }), "m.txt"),
+      record("checkpoint", [set, source]),
+    );
     expect(new Set(await store.children(source))).toEqual(new Set([set, model]));
     expect(await store.children(model)).toEqual([]);
     const kinds = async (kind?: string): Promise<string[]> => {
@@ -91,15 +115,27 @@ describe("local store", () => {
     symlinkSync("/etc/hostname", join(linked, "b.txt"));
     const codes: string[] = [];
     const nothing = Digest.parse(`sha256:${"0".repeat(64)}`);
-    for (const work of [() => store.publish(linked, record("x")), () => store.publish(join(folder, "none"), record("x")), () => store.path(nothing)]) {
-      codes.push(await work().then(() => "none", (error: unknown) => (error as WaverError).code));
+    for (const work of [
+      () => store.publish(linked, record("x")),
+      () => store.publish(join(folder, "none"), record("x")),
+      () => store.path(nothing),
+    ]) {
+      codes.push(
+        await work().then(
+          () => "none",
+          (error: unknown) => (error as WaverError).code,
+        ),
+      );
     }
     expect(codes).toEqual(["invalid_input", "not_found", "not_found"]);
     expect(readdirSync(root).filter((name) => name.startsWith(".tmp"))).toEqual([]);
   });
 
   test("two processes may publish the same content at once", async () => {
-    const path = tree("race", Object.fromEntries(Array.from({ length: 20 }, (_, i) => [`${i}.txt`, "x".repeat(1000 + i)])));
+    const path = tree(
+      "race",
+      Object.fromEntries(Array.from({ length: 20 }, (_, i) => [`${i}.txt`, "x".repeat(1000 + i)])),
+    );
     const stores = await Promise.all(Array.from({ length: 4 }, () => openStore(join(folder, "s6"))));
     const digests = await Promise.all(stores.map((store) => store.publish(path, record("set"))));
     expect(new Set(digests).size).toBe(1);
@@ -108,7 +144,10 @@ describe("local store", () => {
 
   test("kill -9 at any moment leaves whole artefacts only", async () => {
     const root = join(folder, "s7");
-    const source = tree("big", Object.fromEntries(Array.from({ length: 12 }, (_, i) => [`part-${i}.bin`, "y".repeat(40_000 + i)])));
+    const source = tree(
+      "big",
+      Object.fromEntries(Array.from({ length: 12 }, (_, i) => [`part-${i}.bin`, "y".repeat(40_000 + i)])),
+    );
     const program = `
       import { openStore } from ${JSON.stringify(join(import.meta.dir, "store.ts"))};
       import { writeFileSync } from "node:fs";
@@ -123,10 +162,21 @@ describe("local store", () => {
       const child = Bun.spawn([process.execPath, "-e", program], { stdout: "pipe", stderr: "ignore" });
       const reader = child.stdout.getReader();
       // Each round dies a little later after its first publication.
-      acknowledged.push(...new TextDecoder().decode((await reader.read()).value).trim().split("\n"));
+      acknowledged.push(
+        ...new TextDecoder()
+          .decode((await reader.read()).value)
+          .trim()
+          .split("\n"),
+      );
       await Bun.sleep(round * 3);
       child.kill("SIGKILL");
-      for (let next = await reader.read(); !next.done; next = await reader.read()) acknowledged.push(...new TextDecoder().decode(next.value).split("\n").filter((line) => line.length === 71));
+      for (let next = await reader.read(); !next.done; next = await reader.read())
+        acknowledged.push(
+          ...new TextDecoder()
+            .decode(next.value)
+            .split("\n")
+            .filter((line) => line.length === 71),
+        );
       await child.exited;
     }
     const store = await openStore(root);
@@ -143,14 +193,20 @@ describe("local store", () => {
   test("a full disk is disk_full and leaves nothing half", async () => {
     const small = join(folder, "small");
     mkdirSync(small);
-    if (process.platform !== "linux" || Bun.spawnSync(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small]).exitCode !== 0) {
+    if (
+      process.platform !== "linux" ||
+      Bun.spawnSync(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small]).exitCode !== 0
+    ) {
       console.log("skipped: a small file system can be mounted by root only");
       return;
     }
     try {
       const store = await openStore(join(small, "store"));
       writeFileSync(join(folder, "large.bin"), randomFillSync(new Uint8Array(2 << 20)));
-      const error = await store.publish(join(folder, "large.bin"), record("x")).then(() => null, (each: unknown) => each as WaverError);
+      const error = await store.publish(join(folder, "large.bin"), record("x")).then(
+        () => null,
+        (each: unknown) => each as WaverError,
+      );
       expect(error).toBeInstanceOf(WaverError);
       expect(error?.code).toBe("disk_full");
       expect(readdirSync(join(small, "store")).sort()).toEqual(["children", "lineage", "objects"]);

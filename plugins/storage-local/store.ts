@@ -8,14 +8,24 @@ import { lstat, mkdir, readdir, readFile, rm, stat, writeFile } from "node:fs/pr
 import { dirname, join, resolve } from "node:path";
 import { toWaverError, WaverError } from "../errors.ts";
 import { Digest, Lineage, type Store } from "../types.ts";
-import { copyHashed, hashFile, isAbandoned, makeFolder, moveInto, syncPath, temporaryName, writeWhole } from "./durable.ts";
+import {
+  copyHashed,
+  hashFile,
+  isAbandoned,
+  makeFolder,
+  moveInto,
+  syncPath,
+  temporaryName,
+  writeWhole,
+} from "./durable.ts";
 import { type Entry, listFiles, MANIFEST, manifestText, parseManifest } from "./manifest.ts";
 
 export async function openStore(folder: string): Promise<Store> {
   const root = resolve(folder);
   try {
     for (const each of ["objects/sha256", "lineage", "children"]) await makeFolder(join(root, each));
-    for (const name of await readdir(root)) if (isAbandoned(name)) await rm(join(root, name), { recursive: true, force: true });
+    for (const name of await readdir(root))
+      if (isAbandoned(name)) await rm(join(root, name), { recursive: true, force: true });
   } catch (error) {
     throw toWaverError(error);
   }
@@ -28,7 +38,11 @@ const digestOf = (hex: string): Digest => Digest.parse(`sha256:${hex}`);
 class LocalStore implements Store {
   constructor(private readonly root: string) {}
 
-  async publish(path: string, record: Omit<Lineage, "digest" | "bytes" | "createdAt">, how: { move?: boolean } = {}): Promise<Digest> {
+  async publish(
+    path: string,
+    record: Omit<Lineage, "digest" | "bytes" | "createdAt">,
+    how: { move?: boolean } = {},
+  ): Promise<Digest> {
     const temporary = join(this.root, temporaryName());
     try {
       const { hex, bytes } = await this.#take(path, temporary);
@@ -37,7 +51,8 @@ class LocalStore implements Store {
       if (await exists(target)) await rm(temporary, { recursive: true, force: true });
       else await this.#place(temporary, target);
       // The first record stays: what made the content first is its origin.
-      if ((await this.lineage(digest)) === null) await this.#record(Lineage.parse({ ...record, digest, bytes, createdAt: new Date().toISOString() }));
+      if ((await this.lineage(digest)) === null)
+        await this.#record(Lineage.parse({ ...record, digest, bytes, createdAt: new Date().toISOString() }));
       if (how.move) await rm(path, { recursive: true, force: true });
       return digest;
     } catch (error) {
@@ -54,7 +69,8 @@ class LocalStore implements Store {
       const { size, sha256 } = await copyHashed(path, temporary);
       return { hex: sha256, bytes: size };
     }
-    if (!facts.isDirectory()) throw new WaverError("invalid_input", `${path} is neither a file nor a folder, so it cannot be kept`);
+    if (!facts.isDirectory())
+      throw new WaverError("invalid_input", `${path} is neither a file nor a folder, so it cannot be kept`);
     await mkdir(temporary);
     const entries: Entry[] = [];
     const folders = new Set<string>([temporary]);
@@ -68,7 +84,10 @@ class LocalStore implements Store {
     await writeFile(join(temporary, MANIFEST), text, { mode: 0o444 });
     await syncPath(join(temporary, MANIFEST));
     for (const folder of folders) await syncPath(folder);
-    return { hex: new Bun.CryptoHasher("sha256").update(text).digest("hex"), bytes: entries.reduce((sum, entry) => sum + entry.size, 0) };
+    return {
+      hex: new Bun.CryptoHasher("sha256").update(text).digest("hex"),
+      bytes: entries.reduce((sum, entry) => sum + entry.size, 0),
+    };
   }
 
   async #place(temporary: string, target: string): Promise<void> {
@@ -98,7 +117,10 @@ class LocalStore implements Store {
   }
 
   async path(digest: Digest): Promise<string> {
-    if (!(await this.has(digest))) throw new WaverError("not_found", `the store has no ${digest}`, { hint: "check the digest, or make the artefact again" });
+    if (!(await this.has(digest)))
+      throw new WaverError("not_found", `the store has no ${digest}`, {
+        hint: "check the digest, or make the artefact again",
+      });
     return this.#object(digest);
   }
 
@@ -107,7 +129,10 @@ class LocalStore implements Store {
       return Lineage.parse(JSON.parse(await readFile(this.#lineageFile(digest), "utf8")));
     } catch (error) {
       if ((error as { code?: unknown }).code === "ENOENT") return null;
-      throw new WaverError("internal", `the lineage record of ${digest} is damaged`, { cause: error, hint: "make the artefact again" });
+      throw new WaverError("internal", `the lineage record of ${digest} is damaged`, {
+        cause: error,
+        hint: "make the artefact again",
+      });
     }
   }
 

@@ -11,7 +11,17 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { z } from "zod";
 import { createMedia } from "../../daemon/media/index.ts";
-import type { AnyOperation, AnyProvider, Context, JobOutput, Media, Picks, Plugin, State, Used } from "../../plugins/define.ts";
+import type {
+  AnyOperation,
+  AnyProvider,
+  Context,
+  JobOutput,
+  Media,
+  Picks,
+  Plugin,
+  State,
+  Used,
+} from "../../plugins/define.ts";
 import { toWaverError, WaverError } from "../../plugins/errors.ts";
 import { type HookName, hooks, type In, type Out, type Traits } from "../../plugins/hooks.ts";
 import type { Store } from "../../plugins/types.ts";
@@ -75,10 +85,18 @@ export async function testContext(options: TestContextOptions = {}): Promise<Tes
     return value;
   }
 
-  async function use<H extends HookName>(hook: H, id: string, given: Readonly<Record<string, unknown>> = {}): Promise<Used<H>> {
+  async function use<H extends HookName>(
+    hook: H,
+    id: string,
+    given: Readonly<Record<string, unknown>> = {},
+  ): Promise<Used<H>> {
     const provider = await registry.provider(hook, id);
     const parsed = provider.options.safeParse(given);
-    if (!parsed.success) throw new WaverError("invalid_input", `${hook} ${id}: ${parsed.error.issues[0]?.path.join(".")}: ${parsed.error.issues[0]?.message}`);
+    if (!parsed.success)
+      throw new WaverError(
+        "invalid_input",
+        `${hook} ${id}: ${parsed.error.issues[0]?.path.join(".")}: ${parsed.error.issues[0]?.message}`,
+      );
     const key = `${hook} ${id} ${JSON.stringify(parsed.data)}`;
     let resident = residents.get(key);
     if (resident === undefined) {
@@ -86,24 +104,45 @@ export async function testContext(options: TestContextOptions = {}): Promise<Tes
       residents.set(key, resident);
     }
     const { state, options: settings } = resident;
-    const call = async (input: In<H>): Promise<Out<H>> => hooks[hook].output.parse(await provider.run(input, { options: settings, state, ctx })) as Out<H>;
+    const call = async (input: In<H>): Promise<Out<H>> =>
+      hooks[hook].output.parse(await provider.run(input, { options: settings, state, ctx })) as Out<H>;
     // Everything stays loaded until the context ends.
     return Object.assign(call, { [Symbol.dispose]: () => undefined });
   }
 
   async function run(name: string, input: Readonly<Record<string, unknown>>): Promise<JobOutput> {
     const operation = options.operations?.[name];
-    if (operation === undefined) throw new WaverError("unknown_operation", `the test context was given no operation ${name}`);
+    if (operation === undefined)
+      throw new WaverError("unknown_operation", `the test context was given no operation ${name}`);
     const started = performance.now();
     const output: unknown = await runOperation(operation, input, ctx);
-    return { jobId: "job_0000000000000000", reused: false, output, seconds: (performance.now() - started) / 1000, peakBytes: process.memoryUsage.rss() };
+    return {
+      jobId: "job_0000000000000000",
+      reused: false,
+      output,
+      seconds: (performance.now() - started) / 1000,
+      peakBytes: process.memoryUsage.rss(),
+    };
   }
 
   const ctx: TestContext = {
-    home, signal, device: options.device ?? "cpu", log, media, workDir, logged, progressed, units, breathe, unit, use, run,
+    home,
+    signal,
+    device: options.device ?? "cpu",
+    log,
+    media,
+    workDir,
+    logged,
+    progressed,
+    units,
+    breathe,
+    unit,
+    use,
+    run,
     store: undefined as unknown as Store,
     progress: (done, total, stage = "") => void progressed.push({ stage, done, total }),
-    providers: <H extends HookName>(hook: H) => registry.list(hook) as readonly { id: string; traits: Traits<H>; summary: string }[],
+    providers: <H extends HookName>(hook: H) =>
+      registry.list(hook) as readonly { id: string; traits: Traits<H>; summary: string }[],
     cancel: () => abort.abort(),
     async [Symbol.asyncDispose]() {
       abort.abort();
@@ -122,13 +161,18 @@ export async function testContext(options: TestContextOptions = {}): Promise<Tes
 }
 
 /** Runs an operation as a request would: input and slots are parsed from one bag, silent slots take their defaults. */
-export async function runOperation(operation: AnyOperation, input: Readonly<Record<string, unknown>>, ctx: Context): Promise<unknown> {
+export async function runOperation(
+  operation: AnyOperation,
+  input: Readonly<Record<string, unknown>>,
+  ctx: Context,
+): Promise<unknown> {
   const bag = { ...input };
   const picks: Record<string, Picks[string]> = {};
   for (const [name, slot] of Object.entries(operation.slots)) {
     const given = (bag[name] ?? slot.default) as Picks[string];
     delete bag[name];
-    if (given === undefined && !slot.optional) throw new WaverError("invalid_input", `${name}: pick a provider of ${slot.hook}`);
+    if (given === undefined && !slot.optional)
+      throw new WaverError("invalid_input", `${name}: pick a provider of ${slot.hook}`);
     picks[name] = given;
   }
   try {
@@ -147,20 +191,28 @@ class Registry {
   ) {}
 
   async load(): Promise<void> {
-    const names = this.options.plugins ?? readdirSync(builtIn, { withFileTypes: true }).filter((each) => each.isDirectory()).map((each) => each.name);
+    const names =
+      this.options.plugins ??
+      readdirSync(builtIn, { withFileTypes: true })
+        .filter((each) => each.isDirectory())
+        .map((each) => each.name);
     for (const name of [...new Set([...names, "storage-local"])]) {
       const file = join(builtIn, name, "index.ts");
       if (!existsSync(file)) continue;
       try {
         const plugin = ((await import(file)) as { default: Plugin }).default;
-        await plugin.setup?.({ config: plugin.config.parse(this.options.config?.[name] ?? {}), signal: new AbortController().signal });
+        await plugin.setup?.({
+          config: plugin.config.parse(this.options.config?.[name] ?? {}),
+          signal: new AbortController().signal,
+        });
         for (const { hook, provider } of plugin.provides) this.#providers.set(`${hook} ${provider.id}`, provider);
       } catch (error) {
         // A neighbour's plugin may be half-written; a test that needs it fails at `use`.
         this.log("plugin_skipped", { name, reason: String(error) });
       }
     }
-    for (const { hook, provider } of this.options.provide ?? []) this.#providers.set(`${hook} ${provider.id}`, provider);
+    for (const { hook, provider } of this.options.provide ?? [])
+      this.#providers.set(`${hook} ${provider.id}`, provider);
   }
 
   async provider(hook: HookName, id: string): Promise<AnyProvider> {
@@ -170,6 +222,8 @@ class Registry {
   }
 
   list(hook: HookName): { id: string; traits: unknown; summary: string }[] {
-    return [...this.#providers].filter(([key]) => key.startsWith(`${hook} `)).map(([, provider]) => ({ id: provider.id, traits: provider.traits, summary: provider.summary }));
+    return [...this.#providers]
+      .filter(([key]) => key.startsWith(`${hook} `))
+      .map(([, provider]) => ({ id: provider.id, traits: provider.traits, summary: provider.summary }));
   }
 }

@@ -1,7 +1,12 @@
 /** Shot detectors against PySceneDetect: raw frames (exact arithmetic) and decoded video. */
 import { createMedia } from "../../../daemon/media/index.ts";
 import { DEFAULT_WEIGHTS, LUMA_WEIGHTS } from "../../../plugins/segment-shots/content.ts";
-import { AdaptiveDetector, ContentDetector, type Detector, FadeDetector } from "../../../plugins/segment-shots/detectors.ts";
+import {
+  AdaptiveDetector,
+  ContentDetector,
+  type Detector,
+  FadeDetector,
+} from "../../../plugins/segment-shots/detectors.ts";
 import { defineCase } from "../case.ts";
 
 interface Expected {
@@ -15,21 +20,46 @@ function detectorFor(name: string, args: Record<string, unknown>, width: number,
   const number = (key: string, fallback: number): number => (args[key] as number | undefined) ?? fallback;
   const minSceneLen = number("min_scene_len", 15);
   const [hue, sat, lum, edges] = (args["weights"] as number[] | undefined) ?? [];
-  const given = hue === undefined ? DEFAULT_WEIGHTS : { hue, sat: sat as number, lum: lum as number, edges: edges as number };
+  const given =
+    hue === undefined ? DEFAULT_WEIGHTS : { hue, sat: sat as number, lum: lum as number, edges: edges as number };
   const weights = args["luma_only"] === true ? LUMA_WEIGHTS : given;
-  if (name.startsWith("content")) return new ContentDetector(width, height, { threshold: number("threshold", 27), minSceneLen, weights, edges: true });
+  if (name.startsWith("content"))
+    return new ContentDetector(width, height, {
+      threshold: number("threshold", 27),
+      minSceneLen,
+      weights,
+      edges: true,
+    });
   if (name.startsWith("adaptive"))
     return new AdaptiveDetector(width, height, {
-      adaptiveThreshold: number("adaptive_threshold", 3), windowWidth: number("window_width", 2), minContentVal: number("min_content_val", 15), minSceneLen, weights, edges: true,
+      adaptiveThreshold: number("adaptive_threshold", 3),
+      windowWidth: number("window_width", 2),
+      minContentVal: number("min_content_val", 15),
+      minSceneLen,
+      weights,
+      edges: true,
     });
-  return new FadeDetector({ threshold: number("threshold", 12), minSceneLen, fadeBias: number("fade_bias", 0), addFinalScene: args["add_final_scene"] === true });
+  return new FadeDetector({
+    threshold: number("threshold", 12),
+    minSceneLen,
+    fadeBias: number("fade_bias", 0),
+    addFinalScene: args["add_final_scene"] === true,
+  });
 }
 
 /** Everything that expected.json says of one detector, from our frames. */
-function detect(name: string, expected: Expected, frames: readonly Uint8Array[], width: number, height: number): Record<string, unknown> {
+function detect(
+  name: string,
+  expected: Expected,
+  frames: readonly Uint8Array[],
+  width: number,
+  height: number,
+): Record<string, unknown> {
   const detector = detectorFor(name, expected.args, width, height);
   const cuts: number[] = [];
-  const metrics: Record<string, (number | null)[]> = Object.fromEntries(Object.keys(expected.metrics).map((key) => [key, frames.map(() => null)]));
+  const metrics: Record<string, (number | null)[]> = Object.fromEntries(
+    Object.keys(expected.metrics).map((key) => [key, frames.map(() => null)]),
+  );
   frames.forEach((frame, index) => {
     cuts.push(...detector.next(frame));
     for (const [key, value] of Object.entries(detector.metrics)) {
@@ -41,7 +71,13 @@ function detect(name: string, expected: Expected, frames: readonly Uint8Array[],
   });
   cuts.push(...detector.finish());
   const edges = [0, ...cuts, frames.length];
-  return { args: expected.args, frames: frames.length, cuts, scenes: edges.slice(1).map((end, i) => [edges[i], end]), metrics };
+  return {
+    args: expected.args,
+    frames: frames.length,
+    cuts,
+    scenes: edges.slice(1).map((end, i) => [edges[i], end]),
+    metrics,
+  };
 }
 
 /** The reference is BGR. */
@@ -98,9 +134,17 @@ async function decoded(path: string): Promise<{ frames: Uint8Array[]; width: num
   const factor = Math.max(1, Math.max(width, height) / 256);
   const small = { width: Math.round(width / factor), height: Math.round(height / factor) };
   const frames: Uint8Array[] = [];
-  for await (const batch of media.frames(path, { width, height, fit: "stretch", rate: "native", format: "rgb24", batch: 8 })) {
+  for await (const batch of media.frames(path, {
+    width,
+    height,
+    fit: "stretch",
+    rate: "native",
+    format: "rgb24",
+    batch: 8,
+  })) {
     const size = width * height * 3;
-    for (let i = 0; i < batch.count; i++) frames.push(bilinear(batch.data.subarray(i * size, (i + 1) * size), width, height, small.width, small.height));
+    for (let i = 0; i < batch.count; i++)
+      frames.push(bilinear(batch.data.subarray(i * size, (i + 1) * size), width, height, small.width, small.height));
   }
   return { frames, ...small };
 }
@@ -114,12 +158,16 @@ export default defineCase({
       const [count, height, width] = shape as [number, number, number];
       const size = width * height * 3;
       const frames = Array.from({ length: count }, (_, i) => swapped(data, i * size, size));
-      for (const [name, value] of Object.entries(expected)) produce.json(name, detect(name, value as Expected, frames, width, height), 1e-4);
+      for (const [name, value] of Object.entries(expected))
+        produce.json(name, detect(name, value as Expected, frames, width, height), 1e-4);
       return;
     }
     for (const [video, detectors] of Object.entries(expected as Record<string, Record<string, Expected>>)) {
       const { frames, width, height } = await decoded(golden.path("videos", video));
-      const found = Object.entries(detectors).map(([name, value]) => [name, detect(name, value, frames, width, height)]);
+      const found = Object.entries(detectors).map(([name, value]) => [
+        name,
+        detect(name, value, frames, width, height),
+      ]);
       // Decoders and YUV conversions differ; the case's own tolerance, which leaves no frame of play for a cut.
       produce.json(video, Object.fromEntries(found), 0.75);
     }
