@@ -4,12 +4,14 @@ import { resolve } from "node:path";
 import { WaverError } from "../plugins/errors.ts";
 import type { Field, Shape, SlotOption, SlotShape } from "./flags.ts";
 import { nearest } from "./nearest.ts";
-import { listOf, located, type Meaning, meaningOf, type Schema, valueOf } from "./schema.ts";
+import { listOf, located, type Meaning, meaningOf, type Schema, parsedValue } from "./schema.ts";
 
 type Bag = Record<string, unknown>;
 
 /** A flag or an argument in the order in which it was typed. */
-export type Token = { readonly type: "flag"; readonly flag: string; readonly input: string } | { readonly type: "arg"; readonly arg: string; readonly input: string };
+export type Token =
+  | { readonly type: "flag"; readonly flag: string; readonly input: string }
+  | { readonly type: "arg"; readonly arg: string; readonly input: string };
 
 export interface Given {
   readonly tokens: readonly Token[];
@@ -32,7 +34,8 @@ export function bodyOf(shape: Shape, { tokens, base, cwd }: Given): Bag {
     const picks = picksOf(slot, tokens, shape.operation, cwd);
     if (picks.length > 0) body[slot.name] = slot.many ? picks : picks[0];
   }
-  for (const field of shape.fields) if (field.required && at(body, field.path) === undefined) throw needed(shape, field);
+  for (const field of shape.fields)
+    if (field.required && at(body, field.path) === undefined) throw needed(shape, field);
   if (cwd !== null) for (const field of shape.fields) if (!started.has(field.flag)) locate(body, field, cwd);
   return body;
 }
@@ -69,9 +72,17 @@ function put(body: Bag, field: Field, token: Token, started: Set<string>, root: 
   set(body, path, scalar(token, meaning, name, path.at(-1) as string, root, cwd));
 }
 
-function scalar(token: Token, meaning: Meaning, name: string, field: string, root: Schema, cwd: string | null): unknown {
-  if (meaning.kind === "boolean" && token.type === "flag" && token.input.startsWith("-")) return !token.input.startsWith("--no-");
-  const value = valueOf(token.input, meaning, name, root);
+function scalar(
+  token: Token,
+  meaning: Meaning,
+  name: string,
+  field: string,
+  root: Schema,
+  cwd: string | null,
+): unknown {
+  if (meaning.kind === "boolean" && token.type === "flag" && token.input.startsWith("-"))
+    return !token.input.startsWith("--no-");
+  const value = parsedValue(token.input, meaning, name, root);
   return typeof value === "string" && cwd !== null ? located(value, field, meaning, cwd) : value;
 }
 
@@ -86,7 +97,10 @@ function picksOf(slot: SlotShape, tokens: readonly Token[], operation: string, c
     if (token.type !== "flag") continue;
     if (token.flag === slot.flag) {
       const pick = { id: known(slot, token.input) };
-      if (!slot.many && picks.length > 0) throw new WaverError("invalid_input", `--${slot.flag} takes one provider`, { hint: `given: ${picks[0]?.["id"]}, ${token.input}` });
+      if (!slot.many && picks.length > 0)
+        throw new WaverError("invalid_input", `--${slot.flag} takes one provider`, {
+          hint: `given: ${picks[0]?.["id"]}, ${token.input}`,
+        });
       picks.push(pick);
     } else if (slot.options.has(token.flag)) {
       const pick = picks.at(-1);
@@ -96,7 +110,9 @@ function picksOf(slot: SlotShape, tokens: readonly Token[], operation: string, c
   }
   if (before.length === 0) return picks;
   if (slot.many && picks.length === 0)
-    throw new WaverError("invalid_input", `--${before[0]?.flag} belongs to a provider that must be named before it`, { hint: `--${slot.flag} ID --${before[0]?.flag} VALUE; ids: ${slot.providers.join(", ")}` });
+    throw new WaverError("invalid_input", `--${before[0]?.flag} belongs to a provider that must be named before it`, {
+      hint: `--${slot.flag} ID --${before[0]?.flag} VALUE; ids: ${slot.providers.join(", ")}`,
+    });
   // Of a single slot the order does not matter; without an id the daemon's default is meant.
   const pick = picks[0] ?? {};
   for (const each of before) option(slot, pick, each.flag, each.token, operation, cwd);
@@ -106,7 +122,9 @@ function picksOf(slot: SlotShape, tokens: readonly Token[], operation: string, c
 function known(slot: SlotShape, id: string): string {
   if (slot.providers.includes(id)) return id;
   const near = nearest(id, slot.providers);
-  throw new WaverError("no_provider", `--${slot.flag}: no provider is named ${id}`, { hint: near === null ? `known: ${slot.providers.join(", ") || "none"}` : `did you mean ${near}?` });
+  throw new WaverError("no_provider", `--${slot.flag}: no provider is named ${id}`, {
+    hint: near === null ? `known: ${slot.providers.join(", ") || "none"}` : `did you mean ${near}?`,
+  });
 }
 
 function option(slot: SlotShape, pick: Bag, flag: string, token: Token, operation: string, cwd: string | null): void {
@@ -114,19 +132,37 @@ function option(slot: SlotShape, pick: Bag, flag: string, token: Token, operatio
   const id = (pick["id"] as string | undefined) ?? (slot.default as { id?: string } | undefined)?.id;
   const chosen = variants.find((each) => each.provider === id) ?? (id === undefined ? variants[0] : undefined);
   if (chosen === undefined) {
-    const own = [...slot.options].filter(([, each]) => each.some(({ provider }) => provider === id)).map(([name]) => name);
+    const own = [...slot.options]
+      .filter(([, each]) => each.some(({ provider }) => provider === id))
+      .map(([name]) => name);
     const near = nearest(flag, own);
-    throw new WaverError("unknown_option", `${operation}: ${id} has no option --${flag}`, { hint: near === null ? `its options: ${own.map((name) => `--${name}`).join(", ") || "none"}` : `did you mean --${near}?` });
+    throw new WaverError("unknown_option", `${operation}: ${id} has no option --${flag}`, {
+      hint:
+        near === null
+          ? `its options: ${own.map((name) => `--${name}`).join(", ") || "none"}`
+          : `did you mean --${near}?`,
+    });
   }
   const { meaning, root, path } = chosen satisfies SlotOption;
   const name = `--${flag}`;
-  const value = meaning.kind === "list" ? placed(listOf(token.input, meaning, name, root), path.at(-1) as string, meaning.item ?? meaningOf({}, root), cwd) : scalar(token, meaning, name, path.at(-1) as string, root, cwd);
+  const value =
+    meaning.kind === "list"
+      ? placed(
+          listOf(token.input, meaning, name, root),
+          path.at(-1) as string,
+          meaning.item ?? meaningOf({}, root),
+          cwd,
+        )
+      : scalar(token, meaning, name, path.at(-1) as string, root, cwd);
   const earlier = at(pick, path);
   set(pick, path, Array.isArray(value) && Array.isArray(earlier) ? [...earlier, ...value] : value);
 }
 
 function at(bag: Bag, path: readonly string[]): unknown {
-  return path.reduce<unknown>((value, key) => (value !== null && typeof value === "object" ? (value as Bag)[key] : undefined), bag);
+  return path.reduce<unknown>(
+    (value, key) => (value !== null && typeof value === "object" ? (value as Bag)[key] : undefined),
+    bag,
+  );
 }
 
 function set(bag: Bag, path: readonly string[], value: unknown): void {
@@ -147,14 +183,21 @@ export function readBody(path: string, cwd: string): Bag {
   try {
     text = readFileSync(path === "-" ? 0 : resolve(cwd, path), "utf8");
   } catch (error) {
-    throw new WaverError("not_found", `--input: ${path} cannot be read (${(error as NodeJS.ErrnoException).code ?? "unknown"})`, { cause: error });
+    throw new WaverError(
+      "not_found",
+      `--input: ${path} cannot be read (${(error as NodeJS.ErrnoException).code ?? "unknown"})`,
+      { cause: error },
+    );
   }
   let value: unknown;
   try {
     value = JSON.parse(text);
   } catch (error) {
-    throw new WaverError("invalid_input", `--input: ${path} is not JSON (${(error as Error).message})`, { cause: error });
+    throw new WaverError("invalid_input", `--input: ${path} is not JSON (${(error as Error).message})`, {
+      cause: error,
+    });
   }
-  if (value === null || typeof value !== "object" || Array.isArray(value)) throw new WaverError("invalid_input", `--input: ${path} must hold a JSON object`);
+  if (value === null || typeof value !== "object" || Array.isArray(value))
+    throw new WaverError("invalid_input", `--input: ${path} must hold a JSON object`);
   return value as Bag;
 }

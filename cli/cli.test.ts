@@ -1,18 +1,29 @@
 // Real processes: the program, a daemon that it starts, and a plugin whose jobs tick (test/fixtures/plugin-jobs).
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { JobView, Status } from "../daemon/wire.ts";
+import { makeClip } from "../test/support/clips.ts";
 
 const root = join(import.meta.dir, "..");
 const scratch = mkdtempSync(join(tmpdir(), "waver-cli-"));
 const cwd = join(scratch, "cwd");
-const env = { PATH: process.env["PATH"], HOME: scratch, WAVER_HOME: join(scratch, "home"), WAVER_CACHE: process.env["WAVER_CACHE"], LANG: "C.UTF-8", NO_COLOR: "1" };
+const env = {
+  PATH: process.env["PATH"],
+  HOME: scratch,
+  WAVER_HOME: join(scratch, "home"),
+  WAVER_CACHE: process.env["WAVER_CACHE"],
+  LANG: "C.UTF-8",
+  NO_COLOR: "1",
+};
 
 beforeAll(() => {
   mkdirSync(cwd);
-  writeFileSync(join(cwd, "waver.config.json"), JSON.stringify({ workers: 2, plugins: { list: [join(root, "test/fixtures/plugin-jobs")] } }));
+  writeFileSync(
+    join(cwd, "waver.config.json"),
+    JSON.stringify({ workers: 2, plugins: { list: [join(root, "test/fixtures/plugin-jobs")] } }),
+  );
 });
 afterAll(async () => {
   await waver("stop");
@@ -26,14 +37,28 @@ interface Ran {
 }
 
 const start = (args: readonly string[], more: Record<string, string> = {}, input: "ignore" | Uint8Array = "ignore") =>
-  Bun.spawn([process.execPath, join(root, "cli/index.ts"), ...args], { cwd, env: { ...env, ...more }, stdin: input, stdout: "pipe", stderr: "pipe" });
+  Bun.spawn([process.execPath, join(root, "cli/index.ts"), ...args], {
+    cwd,
+    env: { ...env, ...more },
+    stdin: input,
+    stdout: "pipe",
+    stderr: "pipe",
+  });
 
 async function ended(child: ReturnType<typeof start>): Promise<Ran> {
-  const [out, err, code] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text(), child.exited]);
+  const [out, err, code] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+    child.exited,
+  ]);
   return { code, out, err };
 }
 const waver = (...args: string[]): Promise<Ran> => ended(start(args));
-const jsonLines = (text: string): Record<string, unknown>[] => text.trim().split("\n").map((line) => JSON.parse(line) as Record<string, unknown>);
+const jsonLines = (text: string): Record<string, unknown>[] =>
+  text
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as Record<string, unknown>);
 const jobIn = (text: string): string => /job_[0-9a-z]{16}/.exec(text)?.[0] ?? "none";
 
 describe("without a daemon", () => {
@@ -50,7 +75,15 @@ describe("without a daemon", () => {
   test("a command's help shows its flags; help X is X --help", async () => {
     const { out, code } = await waver("tick", "--help");
     expect(code).toBe(0);
-    for (const part of ["waver tick [PROMPT]", "--num-steps=<n>", "--[no-]loud", "--nested.deep=", "--detach", "Ctrl-C"]) expect(out).toContain(part);
+    for (const part of [
+      "waver tick [PROMPT]",
+      "--num-steps=<n>",
+      "--[no-]loud",
+      "--nested.deep=",
+      "--detach",
+      "Ctrl-C",
+    ])
+      expect(out).toContain(part);
     expect((await waver("help", "tick")).out).toBe(out);
     expect((await waver("--version")).out).toMatch(/^waver \d/);
   });
@@ -75,7 +108,10 @@ describe("without a daemon", () => {
     }
     const asJson = await waver("tick", "x", "--nope", "--json");
     expect(jsonLines(asJson.out)).toMatchObject([{ type: "error", error: { code: "unknown_option" } }]);
-    expect(await waver("status")).toMatchObject({ code: 1, out: "no daemon runs; any command that needs it starts it\n" });
+    expect(await waver("status")).toMatchObject({
+      code: 1,
+      out: "no daemon runs; any command that needs it starts it\n",
+    });
     expect(await waver("stop")).toMatchObject({ code: 0, out: "no daemon runs\n" });
   }, 30_000);
 
@@ -84,7 +120,9 @@ describe("without a daemon", () => {
     for (const part of ["bun", "libtorch", "ffmpeg", "home", "no daemon runs"]) expect(out).toContain(part);
     const broken = await ended(start(["doctor", "--json"], { WAVER_FFMPEG: join(scratch, "no-such-program") }));
     expect(broken.code).toBe(1);
-    const [{ output }] = jsonLines(broken.out) as [{ output: { ok: boolean; checks: { name: string; state: string; cure?: string }[] } }];
+    const [{ output }] = jsonLines(broken.out) as [
+      { output: { ok: boolean; checks: { name: string; state: string; cure?: string }[] } },
+    ];
     const check = output.checks.find(({ name }) => name === "ffmpeg");
     expect(output.ok).toBe(false);
     expect(check?.state).toBe("missing");
@@ -101,7 +139,10 @@ describe("without a daemon", () => {
 describe("with a daemon", () => {
   test("two commands at once start one, and both are answered", async () => {
     const both = await Promise.all([waver("tick", "a", "--stages", "s:3"), waver("tick", "b", "--stages", "s:3")]);
-    expect(both.map(({ code, err }) => ({ code, err }))).toEqual([{ code: 0, err: "" }, { code: 0, err: "" }]);
+    expect(both.map(({ code, err }) => ({ code, err }))).toEqual([
+      { code: 0, err: "" },
+      { code: 0, err: "" },
+    ]);
     const { out } = await waver("status", "--json");
     const status = (jsonLines(out)[0] as { output: Status & { running: boolean } }).output;
     expect(status.running).toBe(true);
@@ -110,18 +151,43 @@ describe("with a daemon", () => {
   }, 60_000);
 
   test("a pipe gets plain lines and a summary", async () => {
-    const { out, err, code } = await waver("tick", "a red ball", "--stages", "warm:2", "--stages", "steps:10", "--milliseconds", "5");
+    const { out, err, code } = await waver(
+      "tick",
+      "a red ball",
+      "--stages",
+      "warm:2",
+      "--stages",
+      "steps:10",
+      "--milliseconds",
+      "5",
+    );
     expect({ err, code }).toEqual({ err: "", code: 0 });
     expect(out).not.toContain("\u001b");
     expect(out).not.toContain("\r");
-    for (const part of [/^✓ tick warm +2\/2/m, /^✓ tick steps +10\/10/m, /^✓ tick {2}done in/m, /psnr +31.42/, /said +a red ball/, /path +\S+out\.mp4/]) expect(out).toMatch(part);
+    for (const part of [
+      /^✓ tick warm +2\/2/m,
+      /^✓ tick steps +10\/10/m,
+      /^✓ tick {2}done in/m,
+      /psnr +31.42/,
+      /said +a red ball/,
+      /path +\S+out\.mp4/,
+    ])
+      expect(out).toMatch(part);
   });
 
   test("--json gives events and a result, a query its answer", async () => {
     const lines = jsonLines((await waver("tick", "x", "--stages", "s:2", "--json")).out);
     expect(lines.map(({ type }) => type)).toEqual(expect.arrayContaining(["state", "progress", "log", "result"]));
-    expect(lines.at(-1)).toMatchObject({ type: "result", operation: "tick", state: "done", reused: false, output: { said: "x" } });
-    expect(jsonLines((await waver("say", "hello", "--times", "2", "--json")).out)).toEqual([{ type: "result", output: { said: ["hello", "hello"] } }]);
+    expect(lines.at(-1)).toMatchObject({
+      type: "result",
+      operation: "tick",
+      state: "done",
+      reused: false,
+      output: { said: "x" },
+    });
+    expect(jsonLines((await waver("say", "hello", "--times", "2", "--json")).out)).toEqual([
+      { type: "result", output: { said: ["hello", "hello"] } },
+    ]);
   });
 
   test("children are shown beside their parent", async () => {
@@ -180,6 +246,39 @@ describe("with a daemon", () => {
     expect(jsonLines(ending.out).at(-1)).toMatchObject({ type: "error", error: { code: "cancelled" } });
   }, 30_000);
 
+  test("bad files end in one sentence with a code", async () => {
+    writeFileSync(join(cwd, "empty.mp4"), "");
+    writeFileSync(join(cwd, "text.mp4"), "no video at all\n");
+    mkdirSync(join(cwd, "cut"));
+    writeFileSync(join(cwd, "cut", "config.json"), readFileSync(join(root, "configs/nano/vae.json")));
+    const header = JSON.stringify({ weight: { dtype: "F32", shape: [64, 64], data_offsets: [0, 16384] } });
+    const length = new Uint8Array(new BigUint64Array([BigInt(header.length)]).buffer);
+    writeFileSync(
+      join(cwd, "cut", "diffusion_pytorch_model.safetensors"),
+      Buffer.concat([length, Buffer.from(header), Buffer.alloc(100)]),
+    );
+    await makeClip(join(cwd, "good.mp4"), [{ source: "testsrc2=s=160x90:r=25", seconds: 1 }]);
+    const cases: [string[], string, RegExp][] = [
+      [["curate", "empty.mp4", "--set.name", "a"], "media_empty", /empty\.mp4/],
+      [["curate", "text.mp4", "--set.name", "a"], "media_unreadable", /text\.mp4/],
+      [["curate", "missing", "--set.name", "a"], "media_missing", /missing/],
+      [["generate", "a ball", "--model", "missing"], "checkpoint_missing", /missing/],
+      [
+        ["train-vae", "good.mp4", "--output", "out", "--steps", "1", "--codec", "wan-vae", "--codec.path", "cut"],
+        "checkpoint_truncated",
+        /16384 bytes .* 100 present/,
+      ],
+    ];
+    for (const [args, code, words] of cases) {
+      const ran = await waver(...args);
+      expect({ args, exit: ran.code }).toEqual({ args, exit: 2 });
+      expect(ran.err).toStartWith(`error ${code}: `);
+      expect(ran.err).toMatch(words);
+      expect(ran.err.trim().split("\n").length).toBeLessThanOrEqual(2);
+    }
+    expect(existsSync(join(cwd, "out"))).toBe(false);
+  }, 120_000);
+
   test("plugins are listed, begun and checked", async () => {
     expect((await waver("plugins", "list")).out).toMatch(/waver-plugin-jobs .*waver tick/);
     expect(await waver("plugins", "new", "my-scorer")).toMatchObject({ code: 0 });
@@ -202,7 +301,9 @@ test("serve runs in the foreground and answers over TCP with a token", async () 
   const url = first.addresses.find((each) => each.startsWith("http")) ?? "none";
   const remote = { WAVER_URL: url, WAVER_TOKEN: token };
   expect((await ended(start(["tick", "far", "--stages", "s:1"], remote))).out).toMatch(/said +far/);
-  expect((await ended(start(["tick", "far"], { WAVER_URL: url, WAVER_TOKEN: "wrong" }))).err).toStartWith("error unauthorized: ");
+  expect((await ended(start(["tick", "far"], { WAVER_URL: url, WAVER_TOKEN: "wrong" }))).err).toStartWith(
+    "error unauthorized: ",
+  );
   child.kill("SIGTERM");
   expect(await child.exited).toBe(0);
 }, 60_000);

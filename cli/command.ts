@@ -11,13 +11,25 @@ const GLOBAL = "global";
 export const globalFlags = {
   json: Flags.boolean({ helpGroup: GLOBAL, description: "one JSON object a line: events, then the result" }),
   url: Flags.string({ helpGroup: GLOBAL, helpValue: "<url>", description: "a daemon elsewhere [env: WAVER_URL]" }),
-  token: Flags.string({ helpGroup: GLOBAL, helpValue: "<text>", description: "token of that daemon [env: WAVER_TOKEN]" }),
-  home: Flags.string({ helpGroup: GLOBAL, helpValue: "<folder>", description: "home of the daemon: journal, store, plugins [env: WAVER_HOME]" }),
+  token: Flags.string({
+    helpGroup: GLOBAL,
+    helpValue: "<text>",
+    description: "token of that daemon [env: WAVER_TOKEN]",
+  }),
+  home: Flags.string({
+    helpGroup: GLOBAL,
+    helpValue: "<folder>",
+    description: "home of the daemon: journal, store, plugins [env: WAVER_HOME]",
+  }),
 };
 
 /** Flags of commands that watch a job. */
 export const watchFlags = {
-  "cancel-on-interrupt": Flags.boolean({ helpGroup: "job", description: "Ctrl-C cancels the job. Without it Ctrl-C leaves the job running; on a terminal a second Ctrl-C within 2 s cancels it" }),
+  "cancel-on-interrupt": Flags.boolean({
+    helpGroup: "job",
+    description:
+      "Ctrl-C cancels the job. Without it Ctrl-C leaves the job running; on a terminal a second Ctrl-C within 2 s cancels it",
+  }),
   verbose: Flags.boolean({ helpGroup: "job", description: "also show the job's own messages" }),
 };
 

@@ -35,16 +35,17 @@ const STALE: ReadonlySet<string> = new Set(["unknown_operation", "unknown_option
 export async function runCommand(argv: readonly string[], first: string, target: Target): Promise<void> {
   const docs = first in FIXED && first !== "plugins" ? null : await keptDocs(target);
   try {
-    await runWith(docs, argv, first, target);
+    await runWith(docs, argv, first);
   } catch (error) {
-    if (docs === null || !(error instanceof WaverError) || !STALE.has(error.code) || error.data !== undefined) throw error;
+    if (docs === null || !(error instanceof WaverError) || !STALE.has(error.code) || error.data !== undefined)
+      throw error;
     const renewed = await renewedDocs(target);
     if (renewed.pluginSet === docs.pluginSet) throw error;
-    await runWith(renewed, argv, first, target);
+    await runWith(renewed, argv, first);
   }
 }
 
-async function runWith(docs: OperationsDoc | null, argv: readonly string[], first: string, target: Target): Promise<void> {
+async function runWith(docs: OperationsDoc | null, argv: readonly string[], first: string): Promise<void> {
   const table = await tableFor(docs, first);
   const at = argv.indexOf(first);
   const rest = argv.filter((_, i) => i !== at);
@@ -60,7 +61,9 @@ async function tableFor(docs: OperationsDoc | null, first: string): Promise<Tabl
   const operation = operations.find(({ name }) => name === first);
   if (docs === null || operation === undefined) {
     const near = nearest(first, [...operations.map(({ name }) => name), ...Object.keys(FIXED)]);
-    throw new WaverError("unknown_operation", first === "" ? "a command is missing" : `there is no command ${first}`, { hint: near === null ? "waver --help lists them" : `did you mean waver ${near}?` });
+    throw new WaverError("unknown_operation", first === "" ? "a command is missing" : `there is no command ${first}`, {
+      hint: near === null ? "waver --help lists them" : `did you mean waver ${near}?`,
+    });
   }
   const { commandOf } = await import("./operation.ts");
   return { [first]: commandOf(operation, docs) };
@@ -70,7 +73,9 @@ function checkVerb(topic: string, verb: string, ids: readonly string[]): void {
   const verbs = ids.map((id) => id.slice(topic.length + 1));
   if (verbs.includes(verb)) return;
   const near = nearest(verb, verbs);
-  throw new WaverError("unknown_operation", `there is no command ${topic} ${verb}`, { hint: near === null ? `there are: ${verbs.join(", ")}` : `did you mean waver ${topic} ${near}?` });
+  throw new WaverError("unknown_operation", `there is no command ${topic} ${verb}`, {
+    hint: near === null ? `there are: ${verbs.join(", ")}` : `did you mean waver ${topic} ${near}?`,
+  });
 }
 
 /** oclif's configuration with this table and nothing to discover: no manifest could freeze it. */

@@ -53,22 +53,38 @@ export async function freshDocs(target: Target, client: Client): Promise<Operati
   const found = docs ?? (await client.docs());
   if (found === null) throw new WaverError("daemon_unreachable", "the daemon did not say what it can do");
   if (found.wire !== WIRE)
-    throw new WaverError("version_mismatch", `the daemon is of another version (${found.version}, wire ${found.wire}; this program speaks ${WIRE})`, {
-      hint: "stop it with the program that started it, then run this again",
-    });
+    throw new WaverError(
+      "version_mismatch",
+      `the daemon is of another version (${found.version}, wire ${found.wire}; this program speaks ${WIRE})`,
+      {
+        hint: "stop it with the program that started it, then run this again",
+      },
+    );
   if (target.url !== null) keep(target, { stamp: target.url, docs: found });
   return found;
 }
 
 async function made(target: Target): Promise<OperationsDoc> {
-  const child = Bun.spawn([process.execPath, "--no-install", join(root, "daemon", "plugins", "docs.ts"), ...(target.home === null ? [] : [target.home])], { stdin: "ignore", stdout: "pipe", stderr: "pipe" });
+  const child = Bun.spawn(
+    [
+      process.execPath,
+      "--no-install",
+      join(root, "daemon", "plugins", "docs.ts"),
+      ...(target.home === null ? [] : [target.home]),
+    ],
+    { stdin: "ignore", stdout: "pipe", stderr: "pipe" },
+  );
   const [text, problem] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
   await child.exited;
   let answer: OperationsDoc | { error: ErrorBody };
   try {
     answer = JSON.parse(text) as typeof answer;
   } catch (error) {
-    throw new WaverError("internal", `the operations cannot be read: ${problem.trim().split("\n").at(-1) ?? "no answer"}`, { hint: "run `waver doctor`", cause: error });
+    throw new WaverError(
+      "internal",
+      `the operations cannot be read: ${problem.trim().split("\n").at(-1) ?? "no answer"}`,
+      { hint: "run `waver doctor`", cause: error },
+    );
   }
   if ("error" in answer) throw WaverError.fromBody(answer.error);
   return answer;
@@ -76,7 +92,11 @@ async function made(target: Target): Promise<OperationsDoc> {
 
 function fileOf(target: Target): string {
   const whose = target.url === null ? `here ${target.home ?? ""}` : target.url;
-  return join(likelyHome(target), "cli", `operations-${createHash("sha256").update(`${whose} ${root}`).digest("hex").slice(0, 16)}.json`);
+  return join(
+    likelyHome(target),
+    "cli",
+    `operations-${createHash("sha256").update(`${whose} ${root}`).digest("hex").slice(0, 16)}.json`,
+  );
 }
 
 function read(target: Target): Kept | null {
@@ -109,11 +129,19 @@ function stampOf(target: Target): string {
   for (const folder of ["plugins", "daemon/operations"])
     for (const entry of readdirSync(join(root, folder), { withFileTypes: true })) {
       if (entry.isFile()) add(join(root, folder, entry.name));
-      else if (folder === "plugins") for (const file of readdirSync(join(root, folder, entry.name))) if (file.endsWith(".ts")) add(join(root, folder, entry.name, file));
+      else if (folder === "plugins")
+        for (const file of readdirSync(join(root, folder, entry.name)))
+          if (file.endsWith(".ts")) add(join(root, folder, entry.name, file));
     }
   add(join(root, "package.json"));
   add(join(likelyHome(target), "plugins", "package.json"));
   add(join(likelyHome(target), "plugins", "bun.lock"));
-  hash.update(process.cwd() === root ? "" : ["waver.config.ts", "waver.config.json", ".waverrc"].map((name) => statSync(join(process.cwd(), name), { throwIfNoEntry: false })?.mtimeMs ?? "").join());
+  hash.update(
+    process.cwd() === root
+      ? ""
+      : ["waver.config.ts", "waver.config.json", ".waverrc"]
+          .map((name) => statSync(join(process.cwd(), name), { throwIfNoEntry: false })?.mtimeMs ?? "")
+          .join(),
+  );
   return hash.digest("hex");
 }

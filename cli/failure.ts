@@ -8,7 +8,8 @@ export function fail(error: unknown, json: boolean): number {
   const body = toWaverError(error).toBody();
   if (json) process.stdout.write(`${JSON.stringify({ type: "error", error: body })}\n`);
   else process.stderr.write(`${sentence(body)}\n`);
-  if (process.env["WAVER_DEBUG"] !== undefined && error instanceof Error) process.stderr.write(`${error.stack ?? ""}\n`);
+  if (process.env["WAVER_DEBUG"] !== undefined && error instanceof Error)
+    process.stderr.write(`${error.stack ?? ""}\n`);
   return exitCode(body.code);
 }
 
@@ -26,13 +27,27 @@ export function commandLineError(error: unknown, command: string, flags: readonl
   if (Array.isArray(unknown) && /^Nonexistent flag/.test(error.message)) {
     const word = String(unknown[0]).split("=")[0] ?? "";
     const near = nearest(word.replace(/^--?(no-)?/, ""), flags);
-    return new WaverError("unknown_option", `${command} has no option ${word}`, { hint: near === null ? help : `did you mean --${near}?` });
+    return new WaverError("unknown_option", `${command} has no option ${word}`, {
+      hint: near === null ? help : `did you mean --${near}?`,
+    });
   }
   const unexpected = (error as { args?: unknown }).args;
   if (Array.isArray(unexpected) && /^Unexpected argument/.test(error.message))
-    return new WaverError("invalid_input", `${command} does not take ${plain(String(unexpected[0]))} here`, { hint: `words with spaces need quotes; ${help}` });
+    return new WaverError("invalid_input", `${command} does not take ${plain(String(unexpected[0]))} here`, {
+      hint: `words with spaces need quotes; ${help}`,
+    });
   const value = /^Flag (--\S+) expects (.*)$/.exec(error.message);
   if (value !== null) return new WaverError("invalid_input", `${value[1]} needs a value`, { hint: help });
-  if ((error as { oclif?: unknown }).oclif !== undefined) return new WaverError("invalid_input", error.message.split("\n").filter((line) => !line.startsWith("See more help")).join(" ").replace(/\s+/g, " ").trim(), { hint: help });
+  if ((error as { oclif?: unknown }).oclif !== undefined)
+    return new WaverError(
+      "invalid_input",
+      error.message
+        .split("\n")
+        .filter((line) => !line.startsWith("See more help"))
+        .join(" ")
+        .replace(/\s+/g, " ")
+        .trim(),
+      { hint: help },
+    );
   return error;
 }

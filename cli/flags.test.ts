@@ -19,24 +19,49 @@ const input = z.strictObject({
   image: z.string().optional().meta({ format: "path" }),
   size: z.tuple([z.int(), z.int()]).optional(),
   model: z.string().optional(),
-  limits: z.strictObject({ low: z.number().optional(), deep: z.strictObject({ word: z.string().optional() }).optional() }).optional(),
+  limits: z
+    .strictObject({ low: z.number().optional(), deep: z.strictObject({ word: z.string().optional() }).optional() })
+    .optional(),
   rate: z.union([z.number(), z.literal("native")]).optional(),
   rows: z.array(z.strictObject({ id: z.string() })).optional(),
   words: z.union([z.string(), z.array(z.string())]).optional(),
   maybe: z.number().nullable().optional(),
 });
-const json = (schema: z.ZodType): Record<string, unknown> => z.toJSONSchema(schema, { io: "input" }) as Record<string, unknown>;
+const json = (schema: z.ZodType): Record<string, unknown> =>
+  z.toJSONSchema(schema, { io: "input" }) as Record<string, unknown>;
 const operation: OperationDoc = {
-  name: "make", kind: "job", summary: "makes", plugin: null, input: json(input), output: {}, examples: [],
+  name: "make",
+  kind: "job",
+  summary: "makes",
+  plugin: null,
+  input: json(input),
+  output: {},
+  examples: [],
   slots: {
     guide: { hook: "guide", summary: "how it is guided", many: false, optional: false, default: { id: "plain" } },
     score: { hook: "score", summary: "what is measured", many: true, optional: true },
   },
 };
-const provider = (hook: string, id: string, options: z.ZodType): ProviderDoc => ({ hook, id, plugin: "p", summary: "s", runs: "worker", traits: {}, options: json(options) });
+const provider = (hook: string, id: string, options: z.ZodType): ProviderDoc => ({
+  hook,
+  id,
+  plugin: "p",
+  summary: "s",
+  runs: "worker",
+  traits: {},
+  options: json(options),
+});
 const providers = [
   provider("guide", "plain", z.object({ scale: z.number().default(5) })),
-  provider("guide", "video-apg", z.object({ scale: z.number().default(8), normThreshold: z.number().default(27), zeroInit: z.boolean().default(false) })),
+  provider(
+    "guide",
+    "video-apg",
+    z.object({
+      scale: z.number().default(8),
+      normThreshold: z.number().default(27),
+      zeroInit: z.boolean().default(false),
+    }),
+  ),
   provider("score", "sharp", z.object({ every: z.int().default(1) })),
   provider("score", "motion", z.object({ every: z.int().default(1), from: z.array(z.string()).optional() })),
 ];
@@ -49,12 +74,14 @@ function tokens(...words: string[]): Token[] {
   for (let i = 0; i < words.length; i++) {
     const word = words[i] as string;
     if (!word.startsWith("--")) found.push({ type: "arg", arg: "prompt", input: word });
-    else if (word.startsWith("--no-") || ["--sample", "--guide.zero-init"].includes(word)) found.push({ type: "flag", flag: word.replace(/^--(no-)?/, ""), input: word });
+    else if (word.startsWith("--no-") || ["--sample", "--guide.zero-init"].includes(word))
+      found.push({ type: "flag", flag: word.replace(/^--(no-)?/, ""), input: word });
     else found.push({ type: "flag", flag: word.slice(2), input: words[++i] as string });
   }
   return found;
 }
-const body = (...words: string[]): Record<string, unknown> => bodyOf(shape, { tokens: tokens("a ball", ...words), base: {}, cwd });
+const body = (...words: string[]): Record<string, unknown> =>
+  bodyOf(shape, { tokens: tokens("a ball", ...words), base: {}, cwd });
 const codeOf = (work: () => unknown): string => {
   try {
     work();
@@ -67,7 +94,18 @@ const codeOf = (work: () => unknown): string => {
 describe("a schema's flags", () => {
   test("have one for every field, slot and option, in kebab case", () => {
     const flags = flagsOf(shape, operation);
-    expect(Object.keys(flags)).toEqual(expect.arrayContaining(["num-steps", "guide", "guide.scale", "guide.norm-threshold", "score.every", "limits.low", "limits.deep.word", "prompt"]));
+    expect(Object.keys(flags)).toEqual(
+      expect.arrayContaining([
+        "num-steps",
+        "guide",
+        "guide.scale",
+        "guide.norm-threshold",
+        "score.every",
+        "limits.low",
+        "limits.deep.word",
+        "prompt",
+      ]),
+    );
     expect(flags["sample"]).toMatchObject({ type: "boolean", allowNo: true });
     expect(flags["seeds"]).toMatchObject({ multiple: true, multipleNonGreedy: true });
     expect(flags["num-steps"]?.description).toBe("steps of the sampler (1 to 1000) [default: 30]");
@@ -77,7 +115,15 @@ describe("a schema's flags", () => {
 
   test("the obvious field is an argument", () => {
     expect(Object.keys(argsOf(shape))).toEqual(["prompt"]);
-    const said = shapeOf({ ...operation, input: json(input.extend({ second: z.string().meta({ positional: 1 }), first: z.string().meta({ positional: 0 }) })) }, []);
+    const said = shapeOf(
+      {
+        ...operation,
+        input: json(
+          input.extend({ second: z.string().meta({ positional: 1 }), first: z.string().meta({ positional: 0 }) }),
+        ),
+      },
+      [],
+    );
     expect(Object.keys(argsOf(said))).toEqual(["first", "second"]);
   });
 
@@ -86,36 +132,101 @@ describe("a schema's flags", () => {
 
 describe("what was typed", () => {
   test("becomes a body of the right types", () => {
-    expect(body("--num-steps", "12", "--shift", "0.5", "--no-sample", "--task", "i2v", "--seeds", "1,2", "--seeds", "3", "--size", "480,832", "--rate", "native")).toEqual({
-      prompt: "a ball", numSteps: 12, shift: 0.5, sample: false, task: "i2v", seeds: [1, 2, 3], size: [480, 832], rate: "native",
+    expect(
+      body(
+        "--num-steps",
+        "12",
+        "--shift",
+        "0.5",
+        "--no-sample",
+        "--task",
+        "i2v",
+        "--seeds",
+        "1,2",
+        "--seeds",
+        "3",
+        "--size",
+        "480,832",
+        "--rate",
+        "native",
+      ),
+    ).toEqual({
+      prompt: "a ball",
+      numSteps: 12,
+      shift: 0.5,
+      sample: false,
+      task: "i2v",
+      seeds: [1, 2, 3],
+      size: [480, 832],
+      rate: "native",
     });
-    expect(body("--rate", "12", "--limits.low", "1", "--limits.deep.word", "x", "--rows", '{"id":"a"}', "--words", "one, two", "--maybe", "3")).toEqual({
-      prompt: "a ball", rate: 12, limits: { low: 1, deep: { word: "x" } }, rows: [{ id: "a" }], words: ["one, two"], maybe: 3,
+    expect(
+      body(
+        "--rate",
+        "12",
+        "--limits.low",
+        "1",
+        "--limits.deep.word",
+        "x",
+        "--rows",
+        '{"id":"a"}',
+        "--words",
+        "one, two",
+        "--maybe",
+        "3",
+      ),
+    ).toEqual({
+      prompt: "a ball",
+      rate: 12,
+      limits: { low: 1, deep: { word: "x" } },
+      rows: [{ id: "a" }],
+      words: ["one, two"],
+      maybe: 3,
     });
     expect(body("--maybe", "null")["maybe"]).toBeNull();
   });
 
   test("slots take an id and options of that provider", () => {
-    expect(body("--guide.scale", "7", "--guide", "video-apg", "--guide.zero-init")["guide"]).toEqual({ id: "video-apg", scale: 7, zeroInit: true });
+    expect(body("--guide.scale", "7", "--guide", "video-apg", "--guide.zero-init")["guide"]).toEqual({
+      id: "video-apg",
+      scale: 7,
+      zeroInit: true,
+    });
     expect(body("--guide.scale", "7")["guide"]).toEqual({ scale: 7 });
-    expect(body("--score", "sharp", "--score.every", "2", "--score", "motion", "--score.from", "a", "--score.from", "b")["score"]).toEqual([{ id: "sharp", every: 2 }, { id: "motion", from: ["a", "b"] }]);
+    expect(
+      body("--score", "sharp", "--score.every", "2", "--score", "motion", "--score.from", "a", "--score.from", "b")[
+        "score"
+      ],
+    ).toEqual([
+      { id: "sharp", every: 2 },
+      { id: "motion", from: ["a", "b"] },
+    ]);
   });
 
   test("wins over a body from a file", () => {
-    const given = { tokens: tokens("--seeds", "9", "--limits.low", "2"), base: { prompt: "filed", seeds: [1, 2], limits: { low: 1, deep: { word: "x" } } }, cwd };
+    const given = {
+      tokens: tokens("--seeds", "9", "--limits.low", "2"),
+      base: { prompt: "filed", seeds: [1, 2], limits: { low: 1, deep: { word: "x" } } },
+      cwd,
+    };
     expect(bodyOf(shape, given)).toEqual({ prompt: "filed", seeds: [9], limits: { low: 2, deep: { word: "x" } } });
   });
 
   test("mistakes are one sentence with a code", () => {
     expect(codeOf(() => bodyOf(shape, { tokens: [], base: {}, cwd }))).toBe("invalid_input: make needs prompt");
-    const grouped = shapeOf({ ...operation, input: json(z.object({ set: z.object({ name: z.string(), seed: z.int().optional() }) })) }, []);
+    const grouped = shapeOf(
+      { ...operation, input: json(z.object({ set: z.object({ name: z.string(), seed: z.int().optional() }) })) },
+      [],
+    );
     expect(codeOf(() => bodyOf(grouped, { tokens: [], base: {}, cwd }))).toBe("invalid_input: make needs set.name");
     expect(codeOf(() => body("--num-steps", "many"))).toBe('invalid_input: --num-steps is a whole number, not "many"');
     expect(codeOf(() => body("--num-steps", "0"))).toBe('invalid_input: --num-steps is at least 1, not "0"');
     expect(codeOf(() => body("--task", "v2v"))).toBe('invalid_input: --task is one of t2v, i2v, not "v2v"');
     expect(codeOf(() => body("--rows", "{"))).toBe('invalid_input: --rows is JSON, not "{"');
     expect(codeOf(() => body("--guide", "video-apgg"))).toBe("no_provider: --guide: no provider is named video-apgg");
-    expect(codeOf(() => body("--guide", "plain", "--guide.norm-threshold", "3"))).toBe("unknown_option: make: plain has no option --guide.norm-threshold");
+    expect(codeOf(() => body("--guide", "plain", "--guide.norm-threshold", "3"))).toBe(
+      "unknown_option: make: plain has no option --guide.norm-threshold",
+    );
     expect(codeOf(() => body("--score.every", "3"))).toContain("invalid_input: --score.every belongs to a provider");
   });
 

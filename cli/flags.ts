@@ -50,29 +50,58 @@ export function shapeOf(operation: OperationDoc, providers: readonly ProviderDoc
   const root = operation.input as Schema;
   const slots = Object.keys(operation.slots);
   const fields = fieldsOf(root, root, [], new Set([...slots, ...RESERVED]));
-  const positional = positionalOf(fields.filter(({ path }) => path.length === 1), named);
-  return { operation: operation.name, root, fields, positional, slots: slots.map((name) => slotShape(name, operation, providers)) };
+  const positional = positionalOf(
+    fields.filter(({ path }) => path.length === 1),
+    named,
+  );
+  return {
+    operation: operation.name,
+    root,
+    fields,
+    positional,
+    slots: slots.map((name) => slotShape(name, operation, providers)),
+  };
 }
 
 /** By name only one is obvious; by the schema's or the caller's own word as many as they say. */
 function positionalOf(fields: readonly Field[], named: readonly string[] | undefined): Field[] {
-  const by = (place: (field: Field) => number): Field[] => fields.filter((field) => place(field) >= 0).sort((a, b) => place(a) - place(b));
+  const by = (place: (field: Field) => number): Field[] =>
+    fields.filter((field) => place(field) >= 0).sort((a, b) => place(a) - place(b));
   if (named !== undefined) return by(({ path }) => named.indexOf(path[0] ?? ""));
   const said = by(({ meaning }) => meaning.schema.positional ?? -1);
-  return said.length > 0 ? said : by(({ path, meaning }) => (meaning.kind === "group" ? -1 : OBVIOUS.indexOf(path[0] ?? ""))).slice(0, 1);
+  return said.length > 0
+    ? said
+    : by(({ path, meaning }) => (meaning.kind === "group" ? -1 : OBVIOUS.indexOf(path[0] ?? ""))).slice(0, 1);
 }
 
 /** Names that are the command line's own, whatever an operation calls its fields: those are still reachable through --input. */
-const RESERVED: readonly string[] = ["help", "json", "url", "token", "home", "detach", "input", "cancelOnInterrupt", "verbose"];
+const RESERVED: readonly string[] = [
+  "help",
+  "json",
+  "url",
+  "token",
+  "home",
+  "detach",
+  "input",
+  "cancelOnInterrupt",
+  "verbose",
+];
 
-function fieldsOf(schema: Schema, root: Schema, above: readonly string[], leftOut: ReadonlySet<string>, needed = true): Field[] {
+function fieldsOf(
+  schema: Schema,
+  root: Schema,
+  above: readonly string[],
+  leftOut: ReadonlySet<string>,
+  needed = true,
+): Field[] {
   const required = new Set(schema.required ?? []);
   return Object.entries(schema.properties ?? {}).flatMap(([name, given]): Field[] => {
     if (above.length === 0 && leftOut.has(name)) return [];
     const path = [...above, name];
     const meaning = meaningOf(given, root);
     const isNeeded = needed && required.has(name) && given.default === undefined;
-    const inner = meaning.kind === "group" && path.length < 4 ? fieldsOf(meaning.schema, root, path, leftOut, isNeeded) : [];
+    const inner =
+      meaning.kind === "group" && path.length < 4 ? fieldsOf(meaning.schema, root, path, leftOut, isNeeded) : [];
     const own = { path, flag: path.map(kebab).join("."), meaning, required: isNeeded };
     // A group is also a flag of its own, which takes the whole of it as JSON. What it needs is said by its fields.
     return inner.some((field) => field.required) ? [{ ...own, required: false }, ...inner] : [own, ...inner];
@@ -88,7 +117,10 @@ function slotShape(name: string, operation: OperationDoc, providers: readonly Pr
     const root = provider.options as Schema;
     for (const field of fieldsOf(root, root, [], new Set())) {
       const key = `${flag}.${field.flag}`;
-      options.set(key, [...(options.get(key) ?? []), { provider: provider.id, path: field.path, meaning: field.meaning, root }]);
+      options.set(key, [
+        ...(options.get(key) ?? []),
+        { provider: provider.id, path: field.path, meaning: field.meaning, root },
+      ]);
     }
   }
   return { name, flag, many: slot.many, providers: choices.map((each) => each.id), default: slot.default, options };
@@ -115,8 +147,15 @@ export function flagsOf(shape: Shape, operation: OperationDoc): Interfaces.FlagI
       const [first] = variants;
       if (first === undefined) continue;
       const same = variants.every((each) => each.meaning.kind === first.meaning.kind);
-      const whose = variants.length === slot.providers.length && slot.providers.length > 1 ? "" : `${variants.map((each) => each.provider).join(", ")}: `;
-      const how = { description: `${whose}${described(first.meaning)}`, hidden: first.meaning.kind === "group", helpGroup };
+      const whose =
+        variants.length === slot.providers.length && slot.providers.length > 1
+          ? ""
+          : `${variants.map((each) => each.provider).join(", ")}: `;
+      const how = {
+        description: `${whose}${described(first.meaning)}`,
+        hidden: first.meaning.kind === "group",
+        helpGroup,
+      };
       flags[name] = slot.many || !same ? textFlag(how, true, first.meaning) : flagOf(first.meaning, how);
     }
   }
@@ -127,7 +166,12 @@ export function argsOf(shape: Shape): Interfaces.ArgInput {
   return Object.fromEntries(
     shape.positional.map(({ flag, meaning }, i) => {
       const multiple = meaning.kind === "list" && i === shape.positional.length - 1;
-      return [flag, Args.string({ description: described(meaning), ignoreStdin: true, ...(multiple ? { multiple: true } : {}) } as { description: string })];
+      return [
+        flag,
+        Args.string({ description: described(meaning), ignoreStdin: true, ...(multiple ? { multiple: true } : {}) } as {
+          description: string;
+        }),
+      ];
     }),
   );
 }
@@ -147,11 +191,22 @@ function flagOf(meaning: Meaning, how: How): Interfaces.FlagInput[string] {
 function textFlag(how: How, multiple: boolean, meaning: Meaning): Interfaces.FlagInput[string] {
   const helpValue = `<${PLACEHOLDER[meaning.kind]}>`;
   // Non-greedy: `--seed 1 "a prompt"` must leave the prompt alone.
-  return multiple ? Flags.string({ ...how, helpValue, multiple: true, multipleNonGreedy: true }) : Flags.string({ ...how, helpValue });
+  return multiple
+    ? Flags.string({ ...how, helpValue, multiple: true, multipleNonGreedy: true })
+    : Flags.string({ ...how, helpValue });
 }
 
 const PLACEHOLDER: Readonly<Record<Meaning["kind"], string>> = {
-  text: "text", number: "number", integer: "n", boolean: "true|false", choice: "word", list: "value...", tuple: "a,b", group: "json", either: "value", json: "json",
+  text: "text",
+  number: "number",
+  integer: "n",
+  boolean: "true|false",
+  choice: "word",
+  list: "value...",
+  tuple: "a,b",
+  group: "json",
+  either: "value",
+  json: "json",
 };
 
 /** Help text of a field: its own words, its choices and what it is when nothing is said. */
@@ -161,7 +216,8 @@ function described(meaning: Meaning): string {
   const among = choices.length > 0 ? choices : (item?.choices ?? []);
   const list = among.length > 0 ? `${words === "" ? "" : "; "}one of ${among.join(", ")}` : "";
   const range = rangeOf(item?.schema ?? schema);
-  const fallback = schema.default === undefined || typeof schema.default === "object" ? "" : ` [default: ${String(schema.default)}]`;
+  const fallback =
+    schema.default === undefined || typeof schema.default === "object" ? "" : ` [default: ${String(schema.default)}]`;
   return `${words}${list}${range === "" ? "" : ` (${range})`}${fallback}`.trim();
 }
 
@@ -175,5 +231,7 @@ function rangeOf({ minimum, maximum, exclusiveMinimum }: Schema): string {
 
 function defaultIds(given: unknown): string {
   const picks = Array.isArray(given) ? given : given === undefined || given === null ? [] : [given];
-  return picks.map((pick: unknown) => (typeof pick === "string" ? pick : String((pick as { id?: unknown }).id ?? ""))).join(", ");
+  return picks
+    .map((pick: unknown) => (typeof pick === "string" ? pick : String((pick as { id?: unknown }).id ?? "")))
+    .join(", ");
 }

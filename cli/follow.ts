@@ -39,7 +39,14 @@ async function followAt(client: Client, job: JobView, depth: number, sink: Sink,
 }
 
 /** Looks until the parent has ended, then once more: a short child may come and go between two looks. */
-async function followChildren(client: Client, parent: string, depth: number, sink: Sink, signal: AbortSignal, ended: AbortSignal): Promise<void> {
+async function followChildren(
+  client: Client,
+  parent: string,
+  depth: number,
+  sink: Sink,
+  signal: AbortSignal,
+  ended: AbortSignal,
+): Promise<void> {
   const seen = new Set<string>();
   const watching: Promise<void>[] = [];
   let pause: number = LOOK_MS.first;

@@ -29,7 +29,8 @@ export async function main(argv: readonly string[]): Promise<number> {
 }
 
 const takesValue = (word: string | undefined): boolean => word === "--url" || word === "--token" || word === "--home";
-const isGlobal = (word: string): boolean => ["--help", "-h", "--json"].includes(word) || /^--(url|token|home)(=|$)/.test(word);
+const isGlobal = (word: string): boolean =>
+  ["--help", "-h", "--json"].includes(word) || /^--(url|token|home)(=|$)/.test(word);
 
 if (import.meta.main) {
   // `waver jobs list | head`: the reader has had enough.

@@ -25,12 +25,18 @@ export class Interrupt implements Disposable {
     const { promise, resolve } = Promise.withResolvers<Wish>();
     this.wish = promise;
     const pressed = (): void => {
-      if (cancel || this.#timer !== null) return resolve("cancel");
-      if (!interactive) return resolve("detach");
-      this.#timer = setTimeout(() => resolve("detach"), TWICE_MS);
-      onFirst();
+      if (cancel || this.#timer !== null) resolve("cancel");
+      else if (!interactive) resolve("detach");
+      else {
+        this.#timer = setTimeout(() => resolve("detach"), TWICE_MS);
+        onFirst();
+      }
     };
-    this.#listeners = [["SIGINT", pressed], ["SIGTERM", () => resolve("detach")], ["SIGHUP", () => resolve("detach")]];
+    this.#listeners = [
+      ["SIGINT", pressed],
+      ["SIGTERM", () => resolve("detach")],
+      ["SIGHUP", () => resolve("detach")],
+    ];
     for (const [signal, listener] of this.#listeners) process.on(signal, listener);
   }
 

@@ -52,7 +52,8 @@ export class LiveLines {
     }
     // The last column stays free: writing into it wraps on some terminals.
     const lines = this.#draw((this.#screen.columns ?? 80) - 1);
-    const same = above.length === 0 && lines.length === this.#shown.length && lines.every((line, i) => line === this.#shown[i]);
+    const same =
+      above.length === 0 && lines.length === this.#shown.length && lines.every((line, i) => line === this.#shown[i]);
     if (same) return;
     const kept = above.map((line) => `${line}\n`).join("");
     this.#screen.write(`${this.#erase()}${kept}${lines.join("\n")}`);

@@ -28,13 +28,24 @@ export function commandOf(operation: OperationDoc, docs: OperationsDoc, ways: Co
     static override readonly description = isJob
       ? "Runs as a job: Ctrl-C leaves it running and says how to watch it again; on a terminal a second Ctrl-C within 2 s cancels it."
       : "";
-    static override readonly examples = operation.examples.map((each) => (each.startsWith("waver ") ? `$ ${each}` : each));
+    static override readonly examples = operation.examples.map((each) =>
+      each.startsWith("waver ") ? `$ ${each}` : each,
+    );
     static override readonly args = argsOf(shape);
     static override readonly usage = `<%= command.id %>${usageOf(shape)} [OPTIONS]`;
     static override readonly flags: Interfaces.FlagInput = {
       ...flagsOf(shape, operation),
-      input: Flags.string({ helpGroup: "job", helpValue: "<file>", description: "the whole request as JSON from a file, or - for standard input; flags win over it" }),
-      ...(isJob ? { detach: Flags.boolean({ helpGroup: "job", description: "return at once with the id of the job" }), ...watchFlags } : {}),
+      input: Flags.string({
+        helpGroup: "job",
+        helpValue: "<file>",
+        description: "the whole request as JSON from a file, or - for standard input; flags win over it",
+      }),
+      ...(isJob
+        ? {
+            detach: Flags.boolean({ helpGroup: "job", description: "return at once with the id of the job" }),
+            ...watchFlags,
+          }
+        : {}),
       ...globalFlags,
     };
 
@@ -46,17 +57,25 @@ export function commandOf(operation: OperationDoc, docs: OperationsDoc, ways: Co
       const json = parsed.flags["json"] === true;
       const current = await freshDocs(this.target, client);
       if (!current.operations.some(({ name }) => name === operation.name))
-        throw new WaverError("version_mismatch", `the daemon that runs has other plugins, and no operation ${operation.name}`, {
-          hint: "waver plugins reload, or waver stop: the next command starts a new one",
-          data: { here: docs.pluginSet, daemon: current.pluginSet },
-        });
+        throw new WaverError(
+          "version_mismatch",
+          `the daemon that runs has other plugins, and no operation ${operation.name}`,
+          {
+            hint: "waver plugins reload, or waver stop: the next command starts a new one",
+            data: { here: docs.pluginSet, daemon: current.pluginSet },
+          },
+        );
       const answer = await client.call(operation.name, body).catch((error: unknown) => {
         throw current.pluginSet === docs.pluginSet ? error : withDoubt(error);
       });
       if (!isJob) return (ways.answer ?? printAnswer)(answer, json);
       const job = answer as JobView;
       if (parsed.flags["detach"] === true) return told(job, json, "accepted");
-      const outcome = await watch(client, job, { json, verbose: parsed.flags["verbose"] === true, cancelOnInterrupt: parsed.flags["cancel-on-interrupt"] === true });
+      const outcome = await watch(client, job, {
+        json,
+        verbose: parsed.flags["verbose"] === true,
+        cancelOnInterrupt: parsed.flags["cancel-on-interrupt"] === true,
+      });
       if (outcome === "done" && ways.answer !== undefined) ways.answer((await client.job(job.id)).output, json);
     }
 
@@ -72,10 +91,15 @@ export function commandOf(operation: OperationDoc, docs: OperationsDoc, ways: Co
 function withDoubt(error: unknown): unknown {
   if (!(error instanceof WaverError) || exitCode(error.code) !== 2) return error;
   const doubt = "the daemon that runs has other plugins than are here now: waver plugins reload, or waver stop";
-  return new WaverError(error.code, error.message, { hint: error.hint === undefined ? doubt : `${error.hint}; ${doubt}`, data: { ...error.data, daemon: true }, cause: error });
+  return new WaverError(error.code, error.message, {
+    hint: error.hint === undefined ? doubt : `${error.hint}; ${doubt}`,
+    data: { ...error.data, daemon: true },
+    cause: error,
+  });
 }
 
-const usageOf = ({ positional }: Shape): string => positional.map(({ flag, meaning }) => ` [${flag.toUpperCase()}${meaning.kind === "list" ? "..." : ""}]`).join("");
+const usageOf = ({ positional }: Shape): string =>
+  positional.map(({ flag, meaning }) => ` [${flag.toUpperCase()}${meaning.kind === "list" ? "..." : ""}]`).join("");
 
 export function printAnswer(output: unknown, json: boolean): void {
   if (json) return void process.stdout.write(`${JSON.stringify({ type: "result", output })}\n`);

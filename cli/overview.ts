@@ -18,7 +18,8 @@ const DAEMON: readonly (readonly [string, string])[] = [
 ];
 
 /** Operations that are commands of their own. Those named `plugins-...` are reached through `waver plugins`. */
-export const shownOperations = (docs: OperationsDoc): OperationDoc[] => docs.operations.filter(({ name }) => !name.startsWith("plugins-"));
+export const shownOperations = (docs: OperationsDoc): OperationDoc[] =>
+  docs.operations.filter(({ name }) => !name.startsWith("plugins-"));
 
 export async function overview(target: Target): Promise<string> {
   const style = styleOf(process.stdout);
@@ -33,7 +34,9 @@ export async function overview(target: Target): Promise<string> {
   }
   const rank = ({ name }: OperationDoc): number => (ORDER.includes(name) ? ORDER.indexOf(name) : ORDER.length);
   const main = operations.filter(({ name }) => MAIN.includes(name));
-  const pieces = operations.filter(({ name }) => !MAIN.includes(name)).sort((a, b) => rank(a) - rank(b) || (a.name < b.name ? -1 : 1));
+  const pieces = operations
+    .filter(({ name }) => !MAIN.includes(name))
+    .sort((a, b) => rank(a) - rank(b) || (a.name < b.name ? -1 : 1));
   const row = ({ name, summary }: OperationDoc): readonly [string, string] => [name, summary];
   return [
     `${bold("waver")}  from raw video to an evaluated video-generation model\n\n`,
@@ -51,7 +54,9 @@ const NAME = 20;
 function section(title: string, rows: readonly (readonly [string, string])[], { bold, cyan }: Style): string {
   if (rows.length === 0) return "";
   const room = Math.max(30, (process.stdout.columns ?? 100) - NAME - 5);
-  const lines = rows.map(([name, text]) => `  ${cyan(padEnd(name, NAME))}  ${wrapped(text, room).join(`\n${" ".repeat(NAME + 4)}`)}`);
+  const lines = rows.map(
+    ([name, text]) => `  ${cyan(padEnd(name, NAME))}  ${wrapped(text, room).join(`\n${" ".repeat(NAME + 4)}`)}`,
+  );
   return `${bold(title)}\n${lines.join("\n")}\n\n`;
 }
 

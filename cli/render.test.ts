@@ -9,17 +9,54 @@ const id = "job_0000000000000000" as JobId;
 const job: Followed = { id, operation: "train", depth: 0 };
 const child: Followed = { id: "job_1111111111111111", operation: "prepare", depth: 1 };
 let seq = 0;
-const at = (seconds: number): { seq: number; time: string; job: JobId } => ({ seq: ++seq, time: new Date(1_700_000_000_000 + seconds * 1000).toISOString(), job: id });
-const progress = (seconds: number, stage: string, done: number, total: number, more: object = {}): JobEvent => ({ type: "progress", ...at(seconds), progress: { stage, done, total, ...more } });
-const state = (seconds: number, to: "queued" | "running" | "done" | "failed", more: object = {}): JobEvent => ({ type: "state", ...at(seconds), state: to, attempt: 1, ...more });
+const at = (seconds: number): { seq: number; time: string; job: JobId } => ({
+  seq: ++seq,
+  time: new Date(1_700_000_000_000 + seconds * 1000).toISOString(),
+  job: id,
+});
+const progress = (seconds: number, stage: string, done: number, total: number, more: object = {}): JobEvent => ({
+  type: "progress",
+  ...at(seconds),
+  progress: { stage, done, total, ...more },
+});
+const state = (seconds: number, to: "queued" | "running" | "done" | "failed", more: object = {}): JobEvent => ({
+  type: "state",
+  ...at(seconds),
+  state: to,
+  attempt: 1,
+  ...more,
+});
 const view: JobView = {
-  id, operation: "train", state: "done", priority: 0, attempt: 1, createdAt: "", startedAt: null, finishedAt: null, parent: null, reused: false, input: {},
-  output: { checkpoint: "/data/model", numSteps: 10, losses: { first: 1.23456, last: 0.1 }, clips: [{ id: "a", psnr: 20.5 }, { id: "bc", psnr: 9 }] }, peakBytes: 2.5e9, seconds: 75,
+  id,
+  operation: "train",
+  state: "done",
+  priority: 0,
+  attempt: 1,
+  createdAt: "",
+  startedAt: null,
+  finishedAt: null,
+  parent: null,
+  reused: false,
+  input: {},
+  output: {
+    checkpoint: "/data/model",
+    numSteps: 10,
+    losses: { first: 1.23456, last: 0.1 },
+    clips: [
+      { id: "a", psnr: 20.5 },
+      { id: "bc", psnr: 9 },
+    ],
+  },
+  peakBytes: 2.5e9,
+  seconds: 75,
 };
 
 function pipe(): { out: { write(text: string): void; isTTY?: boolean; columns?: number }; text(): string } {
   let text = "";
-  return { out: { write: (more) => void (text += more) }, text: () => text };
+  const write = (more: string): void => {
+    text += more;
+  };
+  return { out: { write }, text: () => text };
 }
 
 describe("in a pipe", () => {
@@ -27,7 +64,8 @@ describe("in a pipe", () => {
     const { out, text } = pipe();
     const renderer = createRenderer({ json: false, verbose: false, out });
     renderer.event(state(0, "running"), job);
-    for (let i = 1; i <= 10; i++) renderer.event(progress(i, "steps", i, 10, { rate: 1, eta: 10 - i, detail: { loss: 1 / i } }), job);
+    for (let i = 1; i <= 10; i++)
+      renderer.event(progress(i, "steps", i, 10, { rate: 1, eta: 10 - i, detail: { loss: 1 / i } }), job);
     renderer.event(progress(11, "save", 1, 2), job);
     renderer.event(state(12, "done"), job);
     renderer.result(view);
@@ -45,7 +83,10 @@ describe("in a pipe", () => {
     const renderer = createRenderer({ json: false, verbose: false, out });
     renderer.event(state(0, "done", { reused: true }), child);
     renderer.event({ ...state(0, "running"), attempt: 2 } as JobEvent, job);
-    renderer.event({ type: "log", ...at(1), level: "warn", event: "odd_clip", fields: { path: "x\u001b[2J.mp4" } }, job);
+    renderer.event(
+      { type: "log", ...at(1), level: "warn", event: "odd_clip", fields: { path: "x\u001b[2J.mp4" } },
+      job,
+    );
     renderer.event({ type: "log", ...at(1), level: "info", event: "quiet", fields: {} }, job);
     renderer.event(progress(2, "steps", 3, 10), job);
     renderer.event(state(3, "failed", { error: { code: "media_empty", message: "it is empty" } }), child);
@@ -65,8 +106,23 @@ test("JSON: one object a line, the result last", () => {
   const event = progress(1, "steps", 1, 2);
   renderer.event(event, job);
   renderer.result(view);
-  const lines = text().trim().split("\n").map((line) => JSON.parse(line) as { type: string });
-  expect(lines).toEqual([event, { type: "result", job: id, operation: "train", state: "done", reused: false, seconds: 75, peakBytes: 2.5e9, output: view.output }] as never);
+  const lines = text()
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as { type: string });
+  expect(lines).toEqual([
+    event,
+    {
+      type: "result",
+      job: id,
+      operation: "train",
+      state: "done",
+      reused: false,
+      seconds: 75,
+      peakBytes: 2.5e9,
+      output: view.output,
+    },
+  ] as never);
 });
 
 test("on a terminal live lines never exceed its width and are gone at the end", async () => {
@@ -75,7 +131,14 @@ test("on a terminal live lines never exceed its width and are gone at the end", 
     const renderer = createRenderer({ json: false, verbose: false, out: { ...out, isTTY: true, columns } });
     const now = Date.now() / 1000 - 1_700_000_000;
     renderer.event(state(now - 9, "running"), job);
-    renderer.event(progress(now, "a stage with quite a long name", 412, 1000, { rate: 5.2, eta: 113, detail: { loss: 0.123456, psnr: 25.1 } }), job);
+    renderer.event(
+      progress(now, "a stage with quite a long name", 412, 1000, {
+        rate: 5.2,
+        eta: 113,
+        detail: { loss: 0.123456, psnr: 25.1 },
+      }),
+      job,
+    );
     await Bun.sleep(150);
     const live = Bun.stripANSI(text()).split("\r").at(-1) ?? "";
     expect(Bun.stringWidth(live)).toBeLessThan(Math.max(columns, 46));
@@ -88,7 +151,17 @@ test("on a terminal live lines never exceed its width and are gone at the end", 
 
 test("outputs are shown by their shape", () => {
   const lines = outputLines(view.output, styleOf({}, { LANG: "C" })).map((line) => line.trimEnd());
-  expect(lines).toEqual(["  checkpoint  /data/model", "  steps       10", "  losses", "    first  1.235", "    last   0.1", "  clips", "    id  psnr", "    a   20.5", "    bc     9"]);
+  expect(lines).toEqual([
+    "  checkpoint  /data/model",
+    "  steps       10",
+    "  losses",
+    "    first  1.235",
+    "    last   0.1",
+    "  clips",
+    "    id  psnr",
+    "    a   20.5",
+    "    bc     9",
+  ]);
 });
 
 test("styles follow the terminal and the environment", () => {

@@ -29,7 +29,9 @@ export interface RenderOptions {
 export function createRenderer({ json, verbose, out = process.stdout }: RenderOptions): Renderer {
   if (json) return jsonRenderer(out);
   const style = styleOf(out);
-  return out.isTTY === true && process.env["TERM"] !== "dumb" ? liveRenderer(out, style, verbose) : plainRenderer(out, style, verbose);
+  return out.isTTY === true && process.env["TERM"] !== "dumb"
+    ? liveRenderer(out, style, verbose)
+    : plainRenderer(out, style, verbose);
 }
 
 /** One object a line: every event as the daemon sent it, then the result. */
@@ -38,7 +40,8 @@ function jsonRenderer(out: Output): Renderer {
   return {
     event: (event) => void line(event),
     note: (text) => void process.stderr.write(`${text}\n`),
-    result: ({ id, operation, state, reused, seconds, peakBytes, output }) => void line({ type: "result", job: id, operation, state, reused, seconds, peakBytes, output }),
+    result: ({ id, operation, state, reused, seconds, peakBytes, output }) =>
+      void line({ type: "result", job: id, operation, state, reused, seconds, peakBytes, output }),
     close: () => undefined,
   };
 }
@@ -77,7 +80,9 @@ function plainLine(job: Followed, { progress }: Stage): string {
   const share = total > 0 ? `${Math.floor((100 * done) / total)} %` : "";
   const pace = rate === undefined || done >= total ? "" : rateText(rate);
   const left = eta === undefined || done >= total ? "" : `${clock(eta)} left`;
-  return [`${nameOf(job, progress.stage)}: ${countText(done, total)}`, share, pace, left, detailText(detail)].filter(Boolean).join("  ");
+  return [`${nameOf(job, progress.stage)}: ${countText(done, total)}`, share, pace, left, detailText(detail)]
+    .filter(Boolean)
+    .join("  ");
 }
 
 function liveRenderer(out: Output, style: Style, verbose: boolean): Renderer {
@@ -113,27 +118,39 @@ const COUNT = 11;
 /** `sign name  count  time` of what is over; nothing for what goes on. */
 function permanent(change: Change, style: Style, verbose: boolean): string[] {
   const { signs, green, yellow, red, dim } = style;
-  const row = (sign: string, name: string, ...rest: string[]): string => [`${sign} ${padEnd(short(name, NAME), NAME)}`, ...rest.filter((text) => text !== "")].join("  ").trimEnd();
+  const row = (sign: string, name: string, ...rest: string[]): string =>
+    [`${sign} ${padEnd(short(name, NAME), NAME)}`, ...rest.filter((text) => text !== "")].join("  ").trimEnd();
   switch (change.kind) {
     case "progress":
       return [];
     case "stage-done": {
       const { progress, since, until } = change.stage;
       const sign = change.complete ? green(signs.done) : red(signs.failed);
-      return [row(sign, nameOf(change.job, progress.stage), padStart(countText(progress.done, progress.total), COUNT), dim(padStart(clock((until - since) / 1000), 8)), detailText(progress.detail) === "" ? "" : dim(detailText(progress.detail)))];
+      return [
+        row(
+          sign,
+          nameOf(change.job, progress.stage),
+          padStart(countText(progress.done, progress.total), COUNT),
+          dim(padStart(clock((until - since) / 1000), 8)),
+          detailText(progress.detail) === "" ? "" : dim(detailText(progress.detail)),
+        ),
+      ];
     }
     case "job-done": {
       if (change.job.depth === 0) return [];
       const { operation } = change.job;
-      if (change.state === "done" && change.reused) return [row(green(signs.reused), operation, padStart("reused", COUNT))];
-      if (change.state === "done") return [row(green(signs.done), operation, padStart("in all", COUNT), dim(padStart(clock(change.seconds), 8)))];
+      if (change.state === "done" && change.reused)
+        return [row(green(signs.reused), operation, padStart("reused", COUNT))];
+      if (change.state === "done")
+        return [row(green(signs.done), operation, padStart("in all", COUNT), dim(padStart(clock(change.seconds), 8)))];
       return [row(red(signs.failed), operation, padStart(change.state, COUNT), plain(change.message ?? ""))];
     }
     case "retry":
       return [`${yellow(signs.warn)} ${change.job.operation} goes on where it stopped (attempt ${change.attempt})`];
     case "log": {
       if (change.level === "info" && !verbose) return [];
-      const sign = change.level === "info" ? dim(signs.dot) : change.level === "warn" ? yellow(signs.warn) : red(signs.failed);
+      const sign =
+        change.level === "info" ? dim(signs.dot) : change.level === "warn" ? yellow(signs.warn) : red(signs.failed);
       const text = `${change.job.operation}: ${plain(change.text)}`;
       return [`${sign} ${change.level === "info" ? dim(text) : text}`];
     }
@@ -186,7 +203,8 @@ function barOf(share: number, width: number, { unicode, cyan, dim }: Style): str
 }
 
 /** `train · steps`; a stage that is named like its operation says so once. */
-const nameOf = (job: Followed, stage: string): string => plain(stage === "" || stage === job.operation ? job.operation : `${job.operation} ${stage}`);
+const nameOf = (job: Followed, stage: string): string =>
+  plain(stage === "" || stage === job.operation ? job.operation : `${job.operation} ${stage}`);
 
 const whole = (n: number): string => (Number.isInteger(n) ? String(n) : n.toFixed(1));
 const countText = (done: number, total: number): string => (total > 0 ? `${whole(done)}/${whole(total)}` : whole(done));
@@ -198,11 +216,16 @@ function rateText(rate: number): string {
 
 /** Up to three small facts, such as a loss. */
 function detailText(detail: Readonly<Record<string, unknown>> | undefined): string {
-  const facts = Object.entries(detail ?? {}).filter(([, value]) => typeof value === "number" || (typeof value === "string" && value.length <= 40));
-  return facts.slice(0, 3).map(([key, value]) => `${key} ${typeof value === "number" ? numberText(value) : plain(String(value))}`).join("  ");
+  const facts = Object.entries(detail ?? {}).filter(
+    ([, value]) => typeof value === "number" || (typeof value === "string" && value.length <= 40),
+  );
+  return facts
+    .slice(0, 3)
+    .map(([key, value]) => `${key} ${typeof value === "number" ? numberText(value) : plain(String(value))}`)
+    .join("  ");
 }
 
 function short(text: string, columns: number): string {
   if (widthOf(text) <= columns) return text;
-  return Bun.stripANSI(text).slice(0, Math.max(1, columns - 1)) + "~";
+  return `${Bun.stripANSI(text).slice(0, Math.max(1, columns - 1))}~`;
 }

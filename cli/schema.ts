@@ -27,7 +27,17 @@ export interface Schema {
 }
 
 /** How a field is written on a command line. `json`: whatever cannot be said in one word. */
-export type Kind = "text" | "number" | "integer" | "boolean" | "choice" | "list" | "tuple" | "group" | "either" | "json";
+export type Kind =
+  | "text"
+  | "number"
+  | "integer"
+  | "boolean"
+  | "choice"
+  | "list"
+  | "tuple"
+  | "group"
+  | "either"
+  | "json";
 
 export interface Meaning {
   readonly kind: Kind;
@@ -43,16 +53,25 @@ export interface Meaning {
 export function meaningOf(given: Schema, root: Schema): Meaning {
   const whole = dereferenced(given, root);
   const schema = withoutNull(whole, root);
-  const of = (kind: Kind, more: Partial<Meaning> = {}): Meaning => ({ kind, schema, nullable: schema !== whole, choices: [], item: null, ...more });
+  const of = (kind: Kind, more: Partial<Meaning> = {}): Meaning => ({
+    kind,
+    schema,
+    nullable: schema !== whole,
+    choices: [],
+    item: null,
+    ...more,
+  });
   if (schema.const !== undefined) return of("choice", { choices: [String(schema.const)] });
   if (schema.enum !== undefined) return of("choice", { choices: schema.enum.map(String) });
   const alternatives = schema.anyOf ?? schema.oneOf;
   if (alternatives !== undefined) {
     const kinds = alternatives.map((each) => meaningOf(each, root));
-    if (kinds.every((each) => each.kind === "choice")) return of("choice", { choices: kinds.flatMap((each) => each.choices) });
+    if (kinds.every((each) => each.kind === "choice"))
+      return of("choice", { choices: kinds.flatMap((each) => each.choices) });
     // One thing or a list of them: written as a list.
     const list = kinds.find((each) => each.kind === "list");
-    if (list !== undefined && kinds.every((each) => each === list || each.kind === list.item?.kind)) return of("list", { item: list.item });
+    if (list !== undefined && kinds.every((each) => each === list || each.kind === list.item?.kind))
+      return of("list", { item: list.item });
     return of(kinds.every((each) => SCALAR.has(each.kind)) ? "either" : "json");
   }
   switch (schema.type) {
@@ -66,7 +85,9 @@ export function meaningOf(given: Schema, root: Schema): Meaning {
       return of("boolean");
     case "array": {
       if (schema.prefixItems !== undefined) return of("tuple");
-      return of("list", { item: schema.items === undefined || schema.items === false ? of("json") : meaningOf(schema.items, root) });
+      return of("list", {
+        item: schema.items === undefined || schema.items === false ? of("json") : meaningOf(schema.items, root),
+      });
     }
     case "object":
       return of(schema.properties !== undefined && Object.keys(schema.properties).length > 0 ? "group" : "json");
@@ -95,11 +116,13 @@ function withoutNull(schema: Schema, root: Schema): Schema {
   const some = schema.anyOf?.filter((each) => each.type !== "null");
   if (some === undefined || some.length === schema.anyOf?.length) return schema;
   const { anyOf: _, ...rest } = schema;
-  return some.length === 1 ? { ...withoutNull(dereferenced(some[0] as Schema, root), root), ...rest } : { ...rest, anyOf: some };
+  return some.length === 1
+    ? { ...withoutNull(dereferenced(some[0] as Schema, root), root), ...rest }
+    : { ...rest, anyOf: some };
 }
 
 /** One value from one text. `name` is what a message calls the field. */
-export function valueOf(text: string, meaning: Meaning, name: string, root: Schema): unknown {
+export function parsedValue(text: string, meaning: Meaning, name: string, root: Schema): unknown {
   if (meaning.nullable && text === "null") return null;
   switch (meaning.kind) {
     case "text":
@@ -120,7 +143,7 @@ export function valueOf(text: string, meaning: Meaning, name: string, root: Sche
       const parts = text.split(text.includes(",") ? "," : /(?<=\d)x(?=\d)/);
       const schemas = meaning.schema.prefixItems ?? [];
       if (parts.length !== schemas.length) throw wrong(name, text, `${schemas.length} values with commas between them`);
-      return parts.map((part, i) => valueOf(part.trim(), meaningOf(schemas[i] as Schema, root), name, root));
+      return parts.map((part, i) => parsedValue(part.trim(), meaningOf(schemas[i] as Schema, root), name, root));
     }
     case "either":
       return /^(-?\d+(\.\d+)?([eE][-+]?\d+)?|true|false)$/.test(text) ? JSON.parse(text) : text;
@@ -140,18 +163,21 @@ export function listOf(text: string, list: Meaning, name: string, root: Schema):
   const item = list.item;
   if (item === null) return [jsonOf(text, name)];
   const splits = item.kind === "number" || item.kind === "integer" || item.kind === "choice";
-  return (splits ? text.split(",") : [text]).map((part) => valueOf(splits ? part.trim() : part, item, name, root));
+  return (splits ? text.split(",") : [text]).map((part) => parsedValue(splits ? part.trim() : part, item, name, root));
 }
 
 function numberOf(text: string, { kind, schema }: Meaning, name: string): number {
   const value = Number(text);
-  if (text.trim() === "" || !Number.isFinite(value)) throw wrong(name, text, kind === "integer" ? "a whole number" : "a number");
+  if (text.trim() === "" || !Number.isFinite(value))
+    throw wrong(name, text, kind === "integer" ? "a whole number" : "a number");
   if (kind === "integer" && !Number.isSafeInteger(value)) throw wrong(name, text, "a whole number");
   const { minimum, maximum, exclusiveMinimum, exclusiveMaximum } = schema;
   if (minimum !== undefined && value < minimum) throw wrong(name, text, `at least ${minimum}`);
   if (maximum !== undefined && value > maximum) throw wrong(name, text, `at most ${maximum}`);
-  if (exclusiveMinimum !== undefined && value <= exclusiveMinimum) throw wrong(name, text, `more than ${exclusiveMinimum}`);
-  if (exclusiveMaximum !== undefined && value >= exclusiveMaximum) throw wrong(name, text, `less than ${exclusiveMaximum}`);
+  if (exclusiveMinimum !== undefined && value <= exclusiveMinimum)
+    throw wrong(name, text, `more than ${exclusiveMinimum}`);
+  if (exclusiveMaximum !== undefined && value >= exclusiveMaximum)
+    throw wrong(name, text, `less than ${exclusiveMaximum}`);
   return value;
 }
 
@@ -165,7 +191,10 @@ function jsonOf(text: string, name: string): unknown {
 }
 
 const wrong = (name: string, text: string, expected: string): WaverError =>
-  new WaverError("invalid_input", `${name} is ${expected}, not ${JSON.stringify(text.length > 60 ? `${text.slice(0, 57)}...` : text)}`);
+  new WaverError(
+    "invalid_input",
+    `${name} is ${expected}, not ${JSON.stringify(text.length > 60 ? `${text.slice(0, 57)}...` : text)}`,
+  );
 
 /** Sentences and names, whatever file may be called so. */
 const WORDS = /(prompt|text|caption|words|instruction|name|^id|^tag|^kind|licen[cs]e)$/i;
@@ -184,7 +213,12 @@ export function located(text: string, field: string, { schema, kind }: Meaning, 
   const absolute = resolve(cwd, expanded) + (expanded.endsWith("/") && expanded !== "/" ? "/" : "");
   if (schema.format === "path") return absolute;
   if (schema.format !== undefined || WORDS.test(field)) return text;
-  const looks = expanded !== text || /^\.{0,2}\//.test(expanded) || expanded === "." || expanded === ".." || /^\S*\.[a-z][a-z0-9]{1,4}$/i.test(expanded);
+  const looks =
+    expanded !== text ||
+    /^\.{0,2}\//.test(expanded) ||
+    expanded === "." ||
+    expanded === ".." ||
+    /^\S*\.[a-z][a-z0-9]{1,4}$/i.test(expanded);
   const isFile = FILES.test(field) || (!NAMES.test(field) && existsSync(resolve(cwd, expanded)));
   return looks || isFile ? absolute : text;
 }

@@ -20,7 +20,14 @@ export interface Running {
 export type Change =
   | { readonly kind: "progress"; readonly job: Followed; readonly stage: Stage }
   | { readonly kind: "stage-done"; readonly job: Followed; readonly stage: Stage; readonly complete: boolean }
-  | { readonly kind: "job-done"; readonly job: Followed; readonly seconds: number; readonly state: string; readonly reused: boolean; readonly message: string | null }
+  | {
+      readonly kind: "job-done";
+      readonly job: Followed;
+      readonly seconds: number;
+      readonly state: string;
+      readonly reused: boolean;
+      readonly message: string | null;
+    }
   | { readonly kind: "retry"; readonly job: Followed; readonly attempt: number }
   | { readonly kind: "log"; readonly job: Followed; readonly level: "info" | "warn" | "error"; readonly text: string };
 
@@ -35,7 +42,8 @@ export class Stages {
   take(event: JobEvent, job: Followed): Change[] {
     const at = Date.parse(event.time);
     const known = this.#jobs.get(job.id) ?? { job, state: "queued", since: at, stage: null };
-    if (event.type === "log") return [{ kind: "log", job, level: event.level, text: logText(event.event, event.fields) }];
+    if (event.type === "log")
+      return [{ kind: "log", job, level: event.level, text: logText(event.event, event.fields) }];
     if (event.type === "progress") return this.#progress(known, event.progress, at);
     if (event.state === "queued" || event.state === "running") {
       const again = event.state === "running" && event.attempt > 1;
@@ -46,7 +54,17 @@ export class Stages {
     this.#jobs.delete(job.id);
     const ended: Change[] = known.stage === null ? [] : [this.#closed(known, known.stage, event.state === "done", at)];
     const message = event.error === undefined ? null : event.error.message;
-    return [...ended, { kind: "job-done", job, seconds: (at - known.since) / 1000, state: event.state, reused: event.reused === true, message }];
+    return [
+      ...ended,
+      {
+        kind: "job-done",
+        job,
+        seconds: (at - known.since) / 1000,
+        state: event.state,
+        reused: event.reused === true,
+        message,
+      },
+    ];
   }
 
   #progress(known: Running, progress: Progress, at: number): Change[] {
@@ -67,6 +85,8 @@ export class Stages {
 
 function logText(event: string, fields: Readonly<Record<string, unknown>>): string {
   const { message, ...rest } = fields;
-  const shown = Object.entries(rest).map(([key, value]) => `${key}=${typeof value === "string" ? value : JSON.stringify(value)}`);
+  const shown = Object.entries(rest).map(
+    ([key, value]) => `${key}=${typeof value === "string" ? value : JSON.stringify(value)}`,
+  );
   return [typeof message === "string" ? message : event.replaceAll("_", " "), ...shown].join("  ");
 }

@@ -9,7 +9,9 @@ type Bag = Readonly<Record<string, unknown>>;
 export function summaryOf({ operation, id, reused, seconds, peakBytes, output }: JobView, style: Style): string {
   const { green, bold, dim, signs } = style;
   const sign = green(reused ? signs.reused : signs.done);
-  const how = reused ? "nothing has changed: the earlier result is reused" : [`done in ${clock(seconds)}`, ...(peakBytes > 0 ? [`${bytes(peakBytes)} at most`] : [])].join(", ");
+  const how = reused
+    ? "nothing has changed: the earlier result is reused"
+    : [`done in ${clock(seconds)}`, ...(peakBytes > 0 ? [`${bytes(peakBytes)} at most`] : [])].join(", ");
   const head = `${sign} ${bold(operation)}  ${how}  ${dim(id)}`;
   const body = outputLines(output, style);
   return body.length === 0 ? head : `${head}\n${body.join("\n")}`;
@@ -25,7 +27,10 @@ const MOST_ROWS = 12;
 
 function bagLines(bag: Bag, indent: string, style: Style): string[] {
   const entries = Object.entries(bag).filter(([, value]) => value !== undefined && value !== null && !isEmpty(value));
-  const width = Math.min(26, Math.max(0, ...entries.filter(([, value]) => isShort(value)).map(([key]) => widthOf(words(key)))));
+  const width = Math.min(
+    26,
+    Math.max(0, ...entries.filter(([, value]) => isShort(value)).map(([key]) => widthOf(words(key)))),
+  );
   return entries.flatMap(([key, value]): string[] => {
     const name = words(key);
     if (isShort(value)) return [`${indent}${style.dim(padEnd(name, width))}  ${valueText(value, style, key)}`];
@@ -40,21 +45,29 @@ function bagLines(bag: Bag, indent: string, style: Style): string[] {
 
 /** Rows with the same fields as columns; long texts are left out of it. */
 function table(rows: readonly Bag[], indent: string, style: Style): string[] {
-  const keys = [...new Set(rows.flatMap((row) => Object.keys(row)))].filter((key) => rows.some((row) => isScalar(row[key]))).slice(0, 6);
+  const keys = [...new Set(rows.flatMap((row) => Object.keys(row)))]
+    .filter((key) => rows.some((row) => isScalar(row[key])))
+    .slice(0, 6);
   const shown = rows.slice(0, MOST_ROWS);
-  const cells = shown.map((row) => keys.map((key) => (isScalar(row[key]) ? valueText(row[key], { ...style, cyan: (text) => text }, key) : "")));
+  const cells = shown.map((row) =>
+    keys.map((key) => (isScalar(row[key]) ? valueText(row[key], { ...style, cyan: (text) => text }, key) : "")),
+  );
   const widths = keys.map((key, i) => Math.max(widthOf(words(key)), ...cells.map((row) => widthOf(row[i] ?? ""))));
   const numeric = keys.map((key) => rows.every((row) => row[key] === undefined || typeof row[key] === "number"));
-  const line = (texts: readonly string[]): string => `${indent}${texts.map((text, i) => (numeric[i] ? padStart : padEnd)(text, widths[i] ?? 0)).join("  ")}`.trimEnd();
+  const line = (texts: readonly string[]): string =>
+    `${indent}${texts.map((text, i) => (numeric[i] ? padStart : padEnd)(text, widths[i] ?? 0)).join("  ")}`.trimEnd();
   return [style.dim(line(keys.map(words))), ...cells.map(line), ...more(rows.length, indent, style)];
 }
 
-const more = (count: number, indent: string, { dim }: Style): string[] => (count > MOST_ROWS ? [dim(`${indent}  and ${count - MOST_ROWS} more`)] : []);
+const more = (count: number, indent: string, { dim }: Style): string[] =>
+  count > MOST_ROWS ? [dim(`${indent}  and ${count - MOST_ROWS} more`)] : [];
 
 function valueText(value: unknown, style: Style, key = ""): string {
   const { cyan, dim } = style;
-  if (typeof value === "number") return /bytes$/i.test(key) ? bytes(value) : /seconds$/i.test(key) ? clock(value) : numberText(value);
-  if (typeof value === "string") return isAbsolute(value) ? cyan(nearPath(value)) : plain(DIGEST.test(value) ? `${value.slice(0, 19)}...` : value);
+  if (typeof value === "number")
+    return /bytes$/i.test(key) ? bytes(value) : /seconds$/i.test(key) ? clock(value) : numberText(value);
+  if (typeof value === "string")
+    return isAbsolute(value) ? cyan(nearPath(value)) : plain(DIGEST.test(value) ? `${value.slice(0, 19)}...` : value);
   if (Array.isArray(value)) return value.map((each) => valueText(each, style, key)).join(" ");
   return typeof value === "object" ? dim(plain(JSON.stringify(value))) : String(value);
 }
@@ -70,9 +83,19 @@ function nearPath(path: string): string {
 }
 
 /** `numClips` -> `clips`, `peakBytes` -> `peak bytes`. */
-const words = (key: string): string => plain(key.replace(/^num(?=[A-Z])/, "").replace(/([a-z0-9])([A-Z])/g, "$1 $2").replaceAll("_", " ").toLowerCase());
+const words = (key: string): string =>
+  plain(
+    key
+      .replace(/^num(?=[A-Z])/, "")
+      .replace(/([a-z0-9])([A-Z])/g, "$1 $2")
+      .replaceAll("_", " ")
+      .toLowerCase(),
+  );
 
 const isBag = (value: unknown): value is Bag => value !== null && typeof value === "object" && !Array.isArray(value);
-const isScalar = (value: unknown): boolean => typeof value === "string" || typeof value === "number" || typeof value === "boolean";
-const isEmpty = (value: unknown): boolean => value === "" || (Array.isArray(value) && value.length === 0) || (isBag(value) && Object.keys(value).length === 0);
-const isShort = (value: unknown): boolean => isScalar(value) || (Array.isArray(value) && value.length <= 4 && value.every((each) => typeof each === "number"));
+const isScalar = (value: unknown): boolean =>
+  typeof value === "string" || typeof value === "number" || typeof value === "boolean";
+const isEmpty = (value: unknown): boolean =>
+  value === "" || (Array.isArray(value) && value.length === 0) || (isBag(value) && Object.keys(value).length === 0);
+const isShort = (value: unknown): boolean =>
+  isScalar(value) || (Array.isArray(value) && value.length <= 4 && value.every((each) => typeof each === "number"));

@@ -40,7 +40,8 @@ export function isHere({ url }: Target): boolean {
   }
 }
 
-const beforeDashes = (argv: readonly string[]): readonly string[] => (argv.includes("--") ? argv.slice(0, argv.indexOf("--")) : argv);
+const beforeDashes = (argv: readonly string[]): readonly string[] =>
+  argv.includes("--") ? argv.slice(0, argv.indexOf("--")) : argv;
 
 function flagIn(argv: readonly string[], name: string): string | null {
   const words = beforeDashes(argv);

@@ -1,7 +1,7 @@
 /** Shows a job to its end, or until the person leaves. */
 import type { Client } from "../daemon/client.ts";
 import type { JobView } from "../daemon/wire.ts";
-import { type ErrorBody, WaverError } from "../plugins/errors.ts";
+import { type ErrorBody, exitCode, WaverError } from "../plugins/errors.ts";
 import { follow } from "./follow.ts";
 import { Interrupt } from "./interrupt.ts";
 import { createRenderer } from "./render.ts";
@@ -27,7 +27,13 @@ export async function watch(client: Client, job: JobView, options: WatchOptions)
   });
   let shown = true;
   const following = follow(client, job, (event, whose) => shown && renderer.event(event, whose), leave.signal);
-  const wish = await Promise.race([following.then(() => "end" as const, (error: unknown) => ({ error })), interrupt.wish]);
+  const wish = await Promise.race([
+    following.then(
+      () => "end" as const,
+      (error: unknown) => ({ error }),
+    ),
+    interrupt.wish,
+  ]);
   try {
     if (wish === "cancel") {
       await client.cancel(job.id);
@@ -54,13 +60,21 @@ export async function watch(client: Client, job: JobView, options: WatchOptions)
 function failureOf({ id, state, error }: JobView): WaverError {
   if (error !== undefined) {
     const body = error as ErrorBody;
-    return WaverError.fromBody(body.hint !== undefined || body.code === "cancelled" ? body : { ...body, hint: `what it said: waver jobs logs ${id}` });
+    return WaverError.fromBody(
+      body.hint !== undefined || exitCode(body.code) !== 1
+        ? body
+        : { ...body, hint: `what it said: waver jobs logs ${id}` },
+    );
   }
-  return state === "cancelled" ? new WaverError("cancelled", "the job was cancelled", { data: { job: id } }) : new WaverError("job_lost", `the job ${id} is ${state}`);
+  return state === "cancelled"
+    ? new WaverError("cancelled", "the job was cancelled", { data: { job: id } })
+    : new WaverError("job_lost", `the job ${id} is ${state}`);
 }
 
 /** How to find a job again. */
 export function told({ id, operation, state }: JobView, json: boolean, type: "accepted" | "detached"): void {
   if (json) return void process.stdout.write(`${JSON.stringify({ type, job: id, operation, state })}\n`);
-  process.stdout.write(`${operation} goes on as ${id}\n  watch it:   waver jobs watch ${id}\n  cancel it:  waver jobs cancel ${id}\n`);
+  process.stdout.write(
+    `${operation} goes on as ${id}\n  watch it:   waver jobs watch ${id}\n  cancel it:  waver jobs cancel ${id}\n`,
+  );
 }

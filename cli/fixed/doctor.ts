@@ -34,13 +34,15 @@ const SETUP = "run `npm run setup` in the folder of waver";
 const LOW_DISK = 5e9;
 
 export class Doctor extends WaverCommand {
-  static override readonly summary = "shows what was found on this machine and the cure for each lack; exit code 1 when something needed is missing";
+  static override readonly summary =
+    "shows what was found on this machine and the cure for each lack; exit code 1 when something needed is missing";
 
   async run(): Promise<void> {
     const { flags } = await this.given();
     const { checks, from } = await this.#checks();
     const ok = checks.every(({ state }) => state !== "missing");
-    if (flags["json"] === true) process.stdout.write(`${JSON.stringify({ type: "result", output: { ok, from, checks } })}\n`);
+    if (flags["json"] === true)
+      process.stdout.write(`${JSON.stringify({ type: "result", output: { ok, from, checks } })}\n`);
     else process.stdout.write(described(checks, from, styleOf(process.stdout)));
     if (!ok) process.exitCode = 1;
   }
@@ -54,36 +56,79 @@ export class Doctor extends WaverCommand {
       const known = toWaverError(error);
       if (this.target.url !== null || (!absent.includes(known.code) && known.code !== "internal")) throw error;
       // A configuration that cannot be read keeps every daemon from starting: it is one of the findings.
-      const wrong: Check[] = known.code === "daemon_unreachable" ? [] : [{ name: "configuration", state: "missing", found: known.message, ...(known.hint === undefined ? {} : { cure: known.hint }) }];
+      const wrong: Check[] =
+        known.code === "daemon_unreachable"
+          ? []
+          : [
+              {
+                name: "configuration",
+                state: "missing",
+                found: known.message,
+                ...(known.hint === undefined ? {} : { cure: known.hint }),
+              },
+            ];
       return { checks: [...wrong, ...(await setupChecks()), homeCheck(likelyHome(this.target))], from: "here" };
     }
   }
 }
 
 async function setupChecks(): Promise<Check[]> {
-  const child = Bun.spawn([process.execPath, join(import.meta.dir, "..", "setup.mjs"), "doctor-json"], { stdin: "ignore", stdout: "pipe", stderr: "pipe" });
+  const child = Bun.spawn([process.execPath, join(import.meta.dir, "..", "setup.mjs"), "doctor-json"], {
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "pipe",
+  });
   const [text, problem] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
-  if ((await child.exited) !== 0) throw new WaverError("internal", `set-up cannot look at this machine: ${problem.trim().split("\n").at(-1) ?? ""}`);
+  if ((await child.exited) !== 0)
+    throw new WaverError("internal", `set-up cannot look at this machine: ${problem.trim().split("\n").at(-1) ?? ""}`);
   const found = JSON.parse(text) as Setup;
-  const missingTools = Object.entries(found.tools).filter(([, there]) => there === null || there === false).map(([name]) => name);
+  const missingTools = Object.entries(found.tools)
+    .filter(([, there]) => there === null || there === false)
+    .map(([name]) => name);
   return [
     part("bun", found.bun),
     // Not missing: this program itself could not have started without them.
-    { name: "packages", state: found.packages ? "ok" : "warn", found: found.packages ? "as bun.lock says" : "there, but set-up has not compared them with bun.lock", ...(found.packages ? {} : { cure: SETUP }) },
+    {
+      name: "packages",
+      state: found.packages ? "ok" : "warn",
+      found: found.packages ? "as bun.lock says" : "there, but set-up has not compared them with bun.lock",
+      ...(found.packages ? {} : { cure: SETUP }),
+    },
     part("libtorch", found.libtorch),
     found.addon === null
       ? { name: "engine", state: "missing", found: "the native addon is not built", cure: SETUP }
-      : { name: "engine", state: "ok", found: `the native addon is built${typeof found.addon["torch"] === "string" ? ` against ${found.addon["torch"]}` : ""}` },
+      : {
+          name: "engine",
+          state: "ok",
+          found: `the native addon is built${typeof found.addon["torch"] === "string" ? ` against ${found.addon["torch"]}` : ""}`,
+        },
     { name: "device", state: "ok", found: found.cuda ? "a CUDA device" : "no GPU seen: everything runs on the CPU" },
     part("ffmpeg", found.ffmpeg),
-    { name: "build tools", state: missingTools.length === 0 ? "ok" : "warn", found: missingTools.length === 0 ? "compiler, cmake, ninja" : `without ${missingTools.join(", ")}`, ...(missingTools.length === 0 ? {} : { cure: `needed only to build the engine anew; ${SETUP}` }) },
+    {
+      name: "build tools",
+      state: missingTools.length === 0 ? "ok" : "warn",
+      found: missingTools.length === 0 ? "compiler, cmake, ninja" : `without ${missingTools.join(", ")}`,
+      ...(missingTools.length === 0 ? {} : { cure: `needed only to build the engine anew; ${SETUP}` }),
+    },
   ];
 }
 
 function part(name: string, found: Part | null): Check {
   if (found === null) return { name, state: "missing", found: "not found", cure: SETUP };
-  if (found.problem !== undefined) return { name, state: "missing", found: found.problem, cure: "mend that setting, or unset it and run `npm run setup`" };
-  return { name, state: "ok", found: [found.version, found.source === undefined ? undefined : `(${found.source})`].filter(Boolean).join(" ") || (found.path ?? "found") };
+  if (found.problem !== undefined)
+    return {
+      name,
+      state: "missing",
+      found: found.problem,
+      cure: "mend that setting, or unset it and run `npm run setup`",
+    };
+  return {
+    name,
+    state: "ok",
+    found:
+      [found.version, found.source === undefined ? undefined : `(${found.source})`].filter(Boolean).join(" ") ||
+      (found.path ?? "found"),
+  };
 }
 
 function homeCheck(home: string): Check {
@@ -93,13 +138,27 @@ function homeCheck(home: string): Check {
     const { bavail, bsize } = statfsSync(home);
     const free = bavail * bsize;
     const low = free < LOW_DISK;
-    return { name: "home", state: low ? "warn" : "ok", found: `writable, ${bytes(free)} free`, ...(low ? { cure: "free some space, or set WAVER_HOME to a larger disk" } : {}) };
+    return {
+      name: "home",
+      state: low ? "warn" : "ok",
+      found: `writable, ${bytes(free)} free`,
+      ...(low ? { cure: "free some space, or set WAVER_HOME to a larger disk" } : {}),
+    };
   } catch (error) {
-    return { name: "home", state: "missing", found: `${home} cannot be used (${(error as NodeJS.ErrnoException).code ?? "unknown"})`, cure: "set WAVER_HOME to a folder of your own" };
+    return {
+      name: "home",
+      state: "missing",
+      found: `${home} cannot be used (${(error as NodeJS.ErrnoException).code ?? "unknown"})`,
+      cure: "set WAVER_HOME to a folder of your own",
+    };
   }
 }
 
-function described(checks: readonly Check[], from: "daemon" | "here", { green, yellow, red, dim, signs }: Style): string {
+function described(
+  checks: readonly Check[],
+  from: "daemon" | "here",
+  { green, yellow, red, dim, signs }: Style,
+): string {
   const rows = checks.map(({ name, state, found, cure }) => {
     const sign = state === "ok" ? green(signs.done) : state === "warn" ? yellow(signs.warn) : red(signs.failed);
     return `${sign} ${padEnd(name, 14)}  ${plain(found)}\n${cure === undefined ? "" : `${" ".repeat(18)}${dim("cure:")} ${plain(cure)}\n`}`;

@@ -25,12 +25,19 @@ class List extends WaverCommand {
   async run(): Promise<void> {
     const { flags } = await this.given();
     const state = STATES.find((each) => each === flags["state"]);
-    if (flags["state"] !== undefined && state === undefined) throw new WaverError("invalid_input", `--state is one of ${STATES.join(", ")}`);
+    if (flags["state"] !== undefined && state === undefined)
+      throw new WaverError("invalid_input", `--state is one of ${STATES.join(", ")}`);
     const limit = Number(flags["limit"] ?? 20);
-    if (!Number.isSafeInteger(limit) || limit < 1) throw new WaverError("invalid_input", "--limit is a whole number from 1");
+    if (!Number.isSafeInteger(limit) || limit < 1)
+      throw new WaverError("invalid_input", "--limit is a whole number from 1");
     const text = (name: string): string | undefined => flags[name] as string | undefined;
     const [operation, parent] = [text("operation"), text("parent")];
-    const jobs = await (await this.daemon()).jobs({ limit, ...(state === undefined ? {} : { state }), ...(operation === undefined ? {} : { operation }), ...(parent === undefined ? {} : { parent }) });
+    const jobs = await (await this.daemon()).jobs({
+      limit,
+      ...(state === undefined ? {} : { state }),
+      ...(operation === undefined ? {} : { operation }),
+      ...(parent === undefined ? {} : { parent }),
+    });
     if (flags["json"] === true) for (const job of jobs) line(job);
     else if (jobs.length === 0) process.stdout.write("no jobs\n");
     else for (const job of jobs) process.stdout.write(`${row(job, styleOf(process.stdout))}\n`);
@@ -48,9 +55,16 @@ class Show extends WaverCommand {
     if (flags["json"] === true) return void line(job);
     const style = styleOf(process.stdout);
     const { bold, dim } = style;
-    const facts = [`  ${dim("accepted")}  ${when(job.createdAt)}`, ...(job.parent === null ? [] : [`  ${dim("part of")}   ${job.parent}`]), ...(job.attempt > 1 ? [`  ${dim("attempt")}   ${job.attempt}`] : [])];
-    const part = (title: string, value: unknown): string[] => (value === undefined || value === null ? [] : [bold(title), ...outputLines(value, style)]);
-    process.stdout.write(`${[row(job, style), ...facts, ...part("input", job.input), ...part("output", job.output)].join("\n")}\n`);
+    const facts = [
+      `  ${dim("accepted")}  ${when(job.createdAt)}`,
+      ...(job.parent === null ? [] : [`  ${dim("part of")}   ${job.parent}`]),
+      ...(job.attempt > 1 ? [`  ${dim("attempt")}   ${job.attempt}`] : []),
+    ];
+    const part = (title: string, value: unknown): string[] =>
+      value === undefined || value === null ? [] : [bold(title), ...outputLines(value, style)];
+    process.stdout.write(
+      `${[row(job, style), ...facts, ...part("input", job.input), ...part("output", job.output)].join("\n")}\n`,
+    );
     if (job.error !== undefined) process.stdout.write(`${sentence(job.error as Parameters<typeof sentence>[0])}\n`);
   }
 }
@@ -65,7 +79,11 @@ class Watch extends WaverCommand {
     const id = need(args, "id", "waver jobs watch ID; waver jobs list shows ids");
     const client = await this.daemon();
     const job = await client.job(id);
-    await watch(client, job, { json: flags["json"] === true, verbose: flags["verbose"] === true, cancelOnInterrupt: flags["cancel-on-interrupt"] === true });
+    await watch(client, job, {
+      json: flags["json"] === true,
+      verbose: flags["verbose"] === true,
+      cancelOnInterrupt: flags["cancel-on-interrupt"] === true,
+    });
   }
 }
 
@@ -78,7 +96,9 @@ class Cancel extends WaverCommand {
     const id = need(args, "id", "waver jobs cancel ID; waver jobs list shows ids");
     const job = await (await this.daemon()).cancel(id);
     if (flags["json"] === true) return void line(job);
-    process.stdout.write(job.state === "cancelled" ? `${job.id} is cancelled\n` : `${job.id} is told to end (${job.state})\n`);
+    process.stdout.write(
+      job.state === "cancelled" ? `${job.id} is cancelled\n` : `${job.id} is told to end (${job.state})\n`,
+    );
   }
 }
 
@@ -95,7 +115,16 @@ class Logs extends WaverCommand {
       const { lines, last } = await client.logs(job, after);
       for (const each of lines) {
         if (flags["json"] === true) line(each);
-        else process.stdout.write(`${dim(each.time.slice(11, 19))} ${padEnd(each.level, 5)} ${each.event}  ${dim(plain(Object.entries(each.fields).map(([key, value]) => `${key}=${typeof value === "string" ? value : JSON.stringify(value)}`).join("  ")))}\n`);
+        else
+          process.stdout.write(
+            `${dim(each.time.slice(11, 19))} ${padEnd(each.level, 5)} ${each.event}  ${dim(
+              plain(
+                Object.entries(each.fields)
+                  .map(([key, value]) => `${key}=${typeof value === "string" ? value : JSON.stringify(value)}`)
+                  .join("  "),
+              ),
+            )}\n`,
+          );
       }
       if (lines.length === 0 || last <= after) return;
       after = last;
@@ -114,7 +143,14 @@ export const jobs: Readonly<Record<string, Command.Class>> = {
 function row({ id, operation, state, createdAt, seconds, progress, reused, error }: JobView, style: Style): string {
   const { dim, green, red, cyan, yellow } = style;
   const colour = { queued: dim, running: cyan, done: green, failed: red, cancelled: yellow }[state];
-  const what = state === "running" && progress !== undefined ? `${progress.stage} ${progress.done}/${progress.total}` : error !== undefined ? error.code : reused ? "reused" : "";
+  const what =
+    state === "running" && progress !== undefined
+      ? `${progress.stage} ${progress.done}/${progress.total}`
+      : error !== undefined
+        ? error.code
+        : reused
+          ? "reused"
+          : "";
   return `${id}  ${padEnd(operation, 14)}  ${colour(padEnd(state, 9))}  ${when(createdAt)}  ${padEnd(seconds > 0 ? clock(seconds) : "", 8)}  ${dim(plain(what))}`.trimEnd();
 }
 

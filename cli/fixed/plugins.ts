@@ -19,7 +19,10 @@ const WAYS: Readonly<Record<string, Ways>> = {
   remove: { positional: ["name"] },
   new: {
     positional: ["name", "folder"],
-    finish: (body) => (typeof body["name"] === "string" && body["folder"] === undefined ? { ...body, folder: resolve(body["name"].split("/").at(-1) ?? ".") } : body),
+    finish: (body) =>
+      typeof body["name"] === "string" && body["folder"] === undefined
+        ? { ...body, folder: resolve(body["name"].split("/").at(-1) ?? ".") }
+        : body,
   },
   check: {
     positional: ["folder"],
@@ -41,11 +44,13 @@ class Reload extends WaverCommand {
 
 export function plugins(docs: OperationsDoc | null): Readonly<Record<string, Command.Class>> {
   if (docs === null) return {};
-  const made = docs.operations.filter(({ name }) => name.startsWith(PREFIX)).map((operation) => {
-    const verb = operation.name.slice(PREFIX.length);
-    const ways = WAYS[verb] ?? {};
-    return [`plugins:${verb}`, commandOf(relaxed(operation, ways), docs, ways)] as const;
-  });
+  const made = docs.operations
+    .filter(({ name }) => name.startsWith(PREFIX))
+    .map((operation) => {
+      const verb = operation.name.slice(PREFIX.length);
+      const ways = WAYS[verb] ?? {};
+      return [`plugins:${verb}`, commandOf(relaxed(operation, ways), docs, ways)] as const;
+    });
   return { ...Object.fromEntries(made), "plugins:reload": Reload };
 }
 
@@ -58,7 +63,14 @@ function relaxed(operation: OperationDoc, ways: Ways): OperationDoc {
       return [name, name === ways.nameOrPath || format === undefined ? rest : schema];
     }),
   );
-  return { ...operation, input: { ...input, properties, required: (input.required ?? []).filter((name) => ways.finish === undefined || name !== "folder") } };
+  return {
+    ...operation,
+    input: {
+      ...input,
+      properties,
+      required: (input.required ?? []).filter((name) => ways.finish === undefined || name !== "folder"),
+    },
+  };
 }
 
 function shown(all: readonly PluginDoc[], json: boolean): void {
@@ -66,8 +78,14 @@ function shown(all: readonly PluginDoc[], json: boolean): void {
   process.stdout.write(all.map((each) => `${row(each, styleOf(process.stdout))}\n`).join("") || "no plugins\n");
 }
 
-function row({ name, version, origin, state, reason, provides, operations }: PluginDoc, { green, yellow, red, dim, signs }: Style): string {
+function row(
+  { name, version, origin, state, reason, provides, operations }: PluginDoc,
+  { green, yellow, red, dim, signs }: Style,
+): string {
   const sign = state === "loaded" ? green(signs.done) : state === "skipped" ? yellow(signs.warn) : red(signs.failed);
-  const what = state === "loaded" ? [...provides, ...operations.map((each) => `waver ${each}`)].join(", ") : `${state}: ${plain(reason)}`;
+  const what =
+    state === "loaded"
+      ? [...provides, ...operations.map((each) => `waver ${each}`)].join(", ")
+      : `${state}: ${plain(reason)}`;
   return `${sign} ${padEnd(name, 22)}  ${padEnd(origin === "builtin" ? "built in" : version, 8)}  ${state === "loaded" ? dim(what) : what}`;
 }

@@ -10,7 +10,10 @@ export class Stop extends WaverCommand {
 
   async run(): Promise<void> {
     const { flags } = await this.given();
-    const say = (stopped: boolean, text: string): void => void process.stdout.write(flags["json"] === true ? `${JSON.stringify({ type: "result", output: { stopped } })}\n` : `${text}\n`);
+    const say = (stopped: boolean, text: string): void =>
+      void process.stdout.write(
+        flags["json"] === true ? `${JSON.stringify({ type: "result", output: { stopped } })}\n` : `${text}\n`,
+      );
     const client = this.client();
     const answers = async (): Promise<boolean> => {
       try {
