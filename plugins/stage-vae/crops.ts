@@ -33,32 +33,34 @@ export class CropSource implements Disposable {
 
   /**
    * One clip float32 [3 F S S] in [-1, 1]. Draws come from `random`, a CPU generator.
+   * With chance `whole` the clip is shown as a person would see it: from its start, the largest window, not mirrored.
    * A still picture pans over the whole clip; a video's window stays within a few pixels, as a hand-held camera would.
    */
-  sample(random: Generator, how: { readonly frames: number; readonly side: number; readonly maxStride: number }): Tensor {
+  sample(random: Generator, how: { readonly frames: number; readonly side: number; readonly maxStride: number; readonly whole?: number }): Tensor {
     return scope(() => {
-      const u = rand([10], { generator: random }).toNumbers();
+      const u = rand([11], { generator: random }).toNumbers();
       const draw = (i: number, low: number, high: number): number => low + (u[i] as number) * (high - low);
       const still = this.numFrames === 1;
+      const whole = !still && draw(10, 0, 1) < (how.whole ?? 0);
       const fits = this.#sizes.filter((size) => size.side >= how.side);
       const usable = fits.length > 0 ? fits : [this.#sizes.at(-1) as Size];
-      const size = usable[Math.floor(draw(0, 0, usable.length))] as Size;
+      const size = usable[whole ? 0 : Math.floor(draw(0, 0, usable.length))] as Size;
       const [, , H, W] = size.frames.shape as [number, number, number, number];
       const most = Math.max(1, Math.floor((this.numFrames - 1) / Math.max(1, how.frames - 1)));
-      const stride = Math.max(1, Math.min(how.maxStride, most, 1 + Math.floor(draw(1, 0, how.maxStride))));
+      const stride = whole ? 1 : Math.max(1, Math.min(how.maxStride, most, 1 + Math.floor(draw(1, 0, how.maxStride))));
       const span = Math.min(this.numFrames, 1 + (how.frames - 1) * stride);
-      const start = Math.floor(draw(2, 0, this.numFrames - span + 1));
+      const start = whole && how.frames > 1 ? 0 : Math.floor(draw(2, 0, this.numFrames - span + 1));
       const index = Array.from({ length: how.frames }, (_, f) => Math.min(start + f * stride, this.numFrames - 1));
       const picked = size.frames.indexSelect(0, tensor(index, { dtype: "int64", device: size.frames.device })).to("float32").div(127.5).sub(1);
       // the window: side in source pixels, and its middle at the first and at the last frame
-      const window0 = Math.min(H, W, how.side * draw(3, 1, 1.33));
+      const window0 = whole ? Math.min(H, W) : Math.min(H, W, how.side * draw(3, 1, 1.33));
       const window1 = still ? Math.min(H, W, window0 * draw(4, 0.8, 1.25)) : window0;
-      const travel = still ? 1 : 0.06;
-      const middle = (i: number, extent: number, window: number): number => window / 2 + draw(i, 0, extent - window);
+      const travel = still ? 1 : whole ? 0 : 0.06;
+      const middle = (i: number, extent: number, window: number): number => (whole ? extent / 2 : window / 2 + draw(i, 0, extent - window));
       const [x0, y0] = [middle(5, W, window0), middle(6, H, window0)];
       const toward = (from: number, i: number, extent: number): number => from + travel * (middle(i, extent, window1) - from);
       const [x1, y1] = [toward(x0, 7, W), toward(y0, 8, H)];
-      const mirror = draw(9, 0, 1) < MIRRORED ? -1 : 1;
+      const mirror = !whole && draw(9, 0, 1) < MIRRORED ? -1 : 1;
       const theta = Array.from({ length: how.frames }, (_, f) => {
         const a = how.frames === 1 ? 0 : f / (how.frames - 1);
         const mix = (from: number, to: number): number => from + a * (to - from);

@@ -47,7 +47,7 @@ const trainVae = defineOperation({
     }
     const started = performance.now();
     await train(codec, sources, {
-      steps: input.steps, lr: input.lr, warmup: Math.min(200, Math.ceil(input.steps / 10)), maxStride: 2, gradNorm: 1, ema: 0.997, seed: input.seed, matmul: "bfloat16",
+      steps: input.steps, lr: input.lr, warmup: Math.min(200, Math.ceil(input.steps / 10)), maxStride: 2, whole: 0.6, gradNorm: 1, ema: 0.997, seed: input.seed, matmul: "bfloat16",
       weights: input.weights, perceptualFrom: Math.floor(input.steps / 6),
       batches: [
         { share: 0.7, size: input.batch, frames: input.frames, side: input.side },

@@ -19,6 +19,8 @@ export interface VaeRecipe {
   /** Step from which the perceptual term counts: it helps only once pictures are recognisable. */
   readonly perceptualFrom: number;
   readonly maxStride: number;
+  /** Share of clips shown whole: what the VAE will be asked to code. */
+  readonly whole: number;
   readonly gradNorm: number;
   readonly ema: number;
   /** Arithmetic of convolutions and products; weights stay float32. */
@@ -75,7 +77,7 @@ export async function trainVae(
     scope(() => {
       const u = rand([65], { generator: random }).toNumbers();
       const kind = choose((u[64] as number) * shares, recipe.batches, (b) => b.share);
-      const clips = Array.from({ length: kind.size }, (_, i) => choose((u[i % 64] as number) * total, sources, (s) => s.weight).source.sample(random, { frames: kind.frames, side: kind.side, maxStride: recipe.maxStride }));
+      const clips = Array.from({ length: kind.size }, (_, i) => choose((u[i % 64] as number) * total, sources, (s) => s.weight).source.sample(random, { frames: kind.frames, side: kind.side, maxStride: recipe.maxStride, whole: recipe.whole }));
       const video = stack(clips);
       const objective = step >= recipe.perceptualFrom && objectives.full !== undefined ? objectives.full : objectives.plain;
       const { loss, metrics } = withMatmulDtype(recipe.matmul, () => objective.step({ ids: [], task: kind.frames === 1 ? "t2i" : "t2v", captions: [], video, extras: {} }, { step, generator: random }));

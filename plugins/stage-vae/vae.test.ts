@@ -41,7 +41,7 @@ test("a few dozen steps on one flat clip raise its PSNR, and the statistics norm
   const clips = sampleClips([source], 4, { frames: 5, side: 16, seed: 2 });
   const before = evaluatePsnr(codec, clips);
   const seen: number[] = [];
-  await trainVae(codec, [{ source, weight: 1 }], { steps: 30, lr: 3e-3, warmup: 5, batches: [{ share: 1, size: 2, frames: 5, side: 16 }], weights: { l1: 1, perceptual: 0, kl: 1e-4 }, perceptualFrom: 0, maxStride: 1, gradNorm: 1, ema: 0.8, matmul: "float32", seed: 4 }, { device: "cpu", report: ({ step }) => seen.push(step), breathe: async () => {} });
+  await trainVae(codec, [{ source, weight: 1 }], { steps: 30, lr: 3e-3, warmup: 5, batches: [{ share: 1, size: 2, frames: 5, side: 16 }], weights: { l1: 1, perceptual: 0, kl: 1e-4 }, perceptualFrom: 0, maxStride: 1, whole: 0.5, gradNorm: 1, ema: 0.8, matmul: "float32", seed: 4 }, { device: "cpu", report: ({ step }) => seen.push(step), breathe: async () => {} });
   expect(seen).toEqual([0, 10, 20]);
   expect(evaluatePsnr(codec, clips)).toBeGreaterThan(before + 3);
   const { mean, std } = latentStatistics(codec, clips);
