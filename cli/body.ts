@@ -1,6 +1,4 @@
 /** What was typed -> the body of a request. The last word on every value is the daemon's; here mistakes get their sentence early. */
-import { readFileSync } from "node:fs";
-import { resolve } from "node:path";
 import { WaverError } from "../plugins/errors.ts";
 import type { Field, Shape, SlotOption, SlotShape } from "./flags.ts";
 import { nearest } from "./nearest.ts";
@@ -175,29 +173,4 @@ function set(bag: Bag, path: readonly string[], value: unknown): void {
   const next: Bag = inner !== null && typeof inner === "object" && !Array.isArray(inner) ? (inner as Bag) : {};
   bag[key] = next;
   set(next, rest, value);
-}
-
-/** `--input FILE` or `--input -`. */
-export function readBody(path: string, cwd: string): Bag {
-  let text: string;
-  try {
-    text = readFileSync(path === "-" ? 0 : resolve(cwd, path), "utf8");
-  } catch (error) {
-    throw new WaverError(
-      "not_found",
-      `--input: ${path} cannot be read (${(error as NodeJS.ErrnoException).code ?? "unknown"})`,
-      { cause: error },
-    );
-  }
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (error) {
-    throw new WaverError("invalid_input", `--input: ${path} is not JSON (${(error as Error).message})`, {
-      cause: error,
-    });
-  }
-  if (value === null || typeof value !== "object" || Array.isArray(value))
-    throw new WaverError("invalid_input", `--input: ${path} must hold a JSON object`);
-  return value as Bag;
 }

@@ -96,7 +96,7 @@ describe("without a daemon", () => {
       [["tick"], "invalid_input: tick needs prompt: what to count for", "waver tick PROMPT"],
       [["tick", "x", "--num-steps", "1.5"], 'invalid_input: --num-steps is a whole number, not "1.5"', ""],
       [["tick", "x", "y"], "invalid_input: tick does not take y here", "words with spaces need quotes"],
-      [["tick", "x", "--input", "none.json"], "not_found: --input: none.json cannot be read (ENOENT)", ""],
+      [["tick", "x", "--input", "none.json"], "not_found: --input: none.json does not exist", ""],
       [["jobs", "show"], "invalid_input: id is missing", "waver jobs show ID"],
     ];
     for (const [args, message, hint] of cases) {
@@ -201,6 +201,24 @@ describe("with a daemon", () => {
     const body = new TextEncoder().encode('{"prompt":"filed","stages":["s:1"],"numSteps":7}');
     const { out } = await ended(start(["tick", "--input", "-", "--num-steps", "8", "--json"], {}, body));
     expect(jsonLines(out).at(-1)).toMatchObject({ output: { said: "filed", numSteps: 8 } });
+  });
+
+  test("a recipe is data in a file, one of several by name", async () => {
+    writeFileSync(join(cwd, "one.yaml"), "prompt: from yaml\nstages: ['s:1']\n");
+    writeFileSync(
+      join(cwd, "many.ts"),
+      'export default ["a", "b"].map((name) => ({ name, tick: { prompt: "recipe " + name, stages: ["s:1"] } }));',
+    );
+    const said = async (...args: string[]): Promise<unknown> =>
+      jsonLines((await waver("tick", ...args, "--json")).out).at(-1);
+    expect(await said("--input", "one.yaml")).toMatchObject({ output: { said: "from yaml" } });
+    expect(await said("--recipe", "many.ts#b")).toMatchObject({ output: { said: "recipe b" } });
+    expect(await said("--recipe", "many.ts")).toMatchObject({
+      error: { code: "invalid_input", message: "many.ts holds several recipes" },
+    });
+    expect(await said("--recipe", "many.ts#c")).toMatchObject({
+      error: { code: "not_found", message: "many.ts has no recipe c" },
+    });
   });
 
   test("failures have the job's code and exit code", async () => {

@@ -183,6 +183,21 @@ describe("what was typed", () => {
       words: ["one, two"],
       maybe: 3,
     });
+    const sizes = shapeOf(
+      {
+        ...operation,
+        input: json(z.object({ sizes: z.array(z.object({ width: z.int(), height: z.int() })) })),
+        slots: {},
+      },
+      [],
+    );
+    const given = ["832x480", "480x832"].map((text) => ({ type: "flag", flag: "sizes", input: text }) as const);
+    expect(bodyOf(sizes, { tokens: given, base: {}, cwd })).toEqual({
+      sizes: [
+        { width: 832, height: 480 },
+        { width: 480, height: 832 },
+      ],
+    });
     expect(body("--maybe", "null")["maybe"]).toBeNull();
   });
 

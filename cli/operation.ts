@@ -2,10 +2,11 @@
 import { type Command, Flags, type Interfaces } from "@oclif/core";
 import type { JobView, OperationDoc, OperationsDoc } from "../daemon/wire.ts";
 import { exitCode, WaverError } from "../plugins/errors.ts";
-import { bodyOf, readBody } from "./body.ts";
+import { bodyOf } from "./body.ts";
 import { globalFlags, type Parsed, WaverCommand, watchFlags } from "./command.ts";
 import { freshDocs } from "./docs.ts";
 import { argsOf, flagsOf, type Shape, shapeOf } from "./flags.ts";
+import { readRecipe } from "./recipe.ts";
 import { styleOf } from "./style.ts";
 import { outputLines } from "./summary.ts";
 import { isHere } from "./target.ts";
@@ -23,6 +24,7 @@ export interface CommandWays {
 export function commandOf(operation: OperationDoc, docs: OperationsDoc, ways: CommandWays = {}): Command.Class {
   const shape = shapeOf(operation, docs.providers, ways.positional);
   const isJob = operation.kind === "job";
+  const ownRecipe = shape.fields.some(({ flag }) => flag === "recipe");
   return class extends WaverCommand {
     static override readonly summary = operation.summary;
     static override readonly description = isJob
@@ -38,7 +40,8 @@ export function commandOf(operation: OperationDoc, docs: OperationsDoc, ways: Co
       input: Flags.string({
         helpGroup: "job",
         helpValue: "<file>",
-        description: "the whole request as JSON from a file, or - for standard input; flags win over it",
+        description: `the whole request from a JSON, YAML or TypeScript file, FILE#NAME for one of several, - for standard input; flags win over it${ownRecipe ? "" : "; also --recipe"}`,
+        ...(ownRecipe ? {} : { aliases: ["recipe"] }),
       }),
       ...(isJob
         ? {
@@ -51,7 +54,7 @@ export function commandOf(operation: OperationDoc, docs: OperationsDoc, ways: Co
 
     async run(): Promise<void> {
       const parsed = await this.given();
-      const typed = this.#body(parsed);
+      const typed = await this.#body(parsed);
       const body = ways.finish?.(typed) ?? typed;
       const client = await this.daemon();
       const json = parsed.flags["json"] === true;
@@ -79,9 +82,9 @@ export function commandOf(operation: OperationDoc, docs: OperationsDoc, ways: Co
       if (outcome === "done" && ways.answer !== undefined) ways.answer((await client.job(job.id)).output, json);
     }
 
-    #body({ flags, raw }: Parsed): Record<string, unknown> {
+    async #body({ flags, raw }: Parsed): Promise<Record<string, unknown>> {
       const path = flags["input"];
-      const base = typeof path === "string" ? readBody(path, process.cwd()) : {};
+      const base = typeof path === "string" ? await readRecipe(path, operation.name, process.cwd()) : {};
       return bodyOf(shape, { tokens: raw, base, cwd: isHere(this.target) ? process.cwd() : null });
     }
   };

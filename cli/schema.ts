@@ -147,8 +147,12 @@ export function parsedValue(text: string, meaning: Meaning, name: string, root: 
     }
     case "either":
       return /^(-?\d+(\.\d+)?([eE][-+]?\d+)?|true|false)$/.test(text) ? JSON.parse(text) : text;
+    case "group": {
+      const [, width, height] = /^(\d+)x(\d+)$/.exec(text) ?? [];
+      const isSize = ["width", "height"].every((each) => meaning.schema.properties?.[each] !== undefined);
+      return isSize && width !== undefined ? { width: Number(width), height: Number(height) } : jsonOf(text, name);
+    }
     case "list":
-    case "group":
     case "json":
       return jsonOf(text, name);
   }
