@@ -242,7 +242,8 @@ export interface RefineRequest {
   readonly prompt: readonly string[];
   readonly numSteps: number;
   readonly seed: number;
-  readonly wd: number;
+  /** Share of noise that the enlarged video is disturbed with; the provider's own when absent. Large values edit. */
+  readonly wd?: number | undefined;
   readonly signal: AbortSignal;
 }
 

@@ -8,6 +8,7 @@ import type { WaverTransformer } from "./model.ts";
 export class WaverDenoiser implements Denoiser {
   readonly module: WaverTransformer;
   readonly latent: LatentSpec;
+  readonly patch: readonly [number, number, number];
   /** A refiner, told by its windows, points from degraded to clean; the generator from data to noise (Waver 2.2). */
   readonly convention: FlowConvention;
   /** Waver 4.2 aligns the 16th of 56 layers: the last dual-stream block. */
@@ -15,8 +16,9 @@ export class WaverDenoiser implements Denoiser {
 
   constructor(network: WaverTransformer) {
     this.module = network;
-    const { out_channels, num_dual, window } = network.params;
+    const { out_channels, num_dual, patch_size, window } = network.params;
     this.latent = { channels: out_channels, stride: [4, 8, 8] };
+    this.patch = patch_size;
     this.convention = { timeScale: 1, predicts: window === null ? "noise-data" : "data-noise" };
     this.taps = num_dual === 0 ? [] : [`dual.${num_dual - 1}.video`];
   }

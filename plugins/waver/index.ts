@@ -37,6 +37,22 @@ export default definePlugin({
       },
       run: async (_input, { state }) => state,
     }),
+    provide("refine", {
+      id: "waver-refiner",
+      summary: "enlarges a video and runs it through the pipeline's refiner",
+      source: "Waver 2.2",
+      runs: "device",
+      options: z.strictObject({
+        path: z.string().describe("pipeline folder with refiner/, vae/ and text_encoder/"),
+        shift: z.number().positive().default(1).describe("shift of the grid of w; 1 is even"),
+      }),
+      // 360p to 1080p
+      traits: { classes: ["WaverTransformer3DModel"], maxScale: 3 },
+      async run(request, { options, ctx }) {
+        const { refine } = await import("./refine.ts");
+        return refine(request, options, ctx);
+      },
+    }),
   ],
 });
 

@@ -4,7 +4,7 @@
  * other job shares its weights.
  */
 import { existsSync } from "node:fs";
-import { copyFile, mkdir, readdir, rm } from "node:fs/promises";
+import { mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { openCheckpoint } from "../../../native/index.ts";
@@ -108,5 +108,5 @@ async function inherit(from: string, to: string): Promise<void> {
   };
   if (shapes(from) !== shapes(to)) throw new WaverError("checkpoint_mismatch", `the configuration that was picked does not fit the weights in ${from}`, { hint: "a child keeps the sizes of its parent; only windows and patches of the same size may differ" });
   for (const name of (await readdir(to)).filter(isWeights)) await rm(join(to, name));
-  for (const name of (await readdir(from)).filter(isWeights)) await copyFile(join(from, name), join(to, name));
+  await copyComponent(from, to); // the configuration that is there stays
 }

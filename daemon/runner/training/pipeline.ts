@@ -2,8 +2,8 @@
  * Pipeline folders in Diffusers layout: `model_index.json` names the class of every component, each in its own folder.
  * A component is matched to a provider by class, never by name.
  */
-import { cp, link, mkdir, readdir, readFile, rename, rm } from "node:fs/promises";
-import { existsSync } from "node:fs";
+import { constants, existsSync } from "node:fs";
+import { chmod, copyFile, mkdir, readdir, readFile, rename, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { z } from "zod";
 import { type Context, type HookName, type SampleDefaults, WaverError } from "../../../plugins/index.ts";
@@ -50,13 +50,17 @@ export function providerOf<H extends Extract<HookName, "family" | "codec" | "enc
   });
 }
 
-/** Copies a component, by hard links where the disk allows: weights are never written in place. */
+/** Copies a folder, sharing blocks where the disk can. What the store keeps is read-only; a copy is its owner's. */
 export async function copyComponent(from: string, to: string): Promise<void> {
   await mkdir(to, { recursive: true });
   for (const entry of await readdir(from, { withFileTypes: true })) {
     const [source, target] = [join(from, entry.name), join(to, entry.name)];
+    if (entry.name.startsWith(".")) continue;
     if (entry.isDirectory()) await copyComponent(source, target);
-    else if (!existsSync(target)) await link(source, target).catch(() => cp(source, target));
+    else if (!existsSync(target)) {
+      await copyFile(source, target, constants.COPYFILE_FICLONE);
+      await chmod(target, 0o644);
+    }
   }
 }
 

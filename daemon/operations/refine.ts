@@ -1,0 +1,112 @@
+/** A video in, the same at a higher resolution out, by the refiner of a pipeline (Waver 2.2). */
+import { existsSync } from "node:fs";
+import { chmod, copyFile, mkdir, rename } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
+import { z } from "zod";
+import { version } from "../../package.json";
+import { type Context, defineOperation, Digest, type Pick, type Picks, WaverError } from "../../plugins/index.ts";
+import { fileDigest, folderContentDigest } from "../generation/digest.ts";
+import { classOf, readIndex } from "../runner/training/pipeline.ts";
+import { localPath } from "../runner/training/set.ts";
+
+const input = z.strictObject({
+  video: z.string().meta({ description: "file or digest of the video to refine", format: "path" }),
+  model: z.string().meta({ description: "folder or digest of a pipeline with a refiner", format: "path" }),
+  scale: z.number().min(1).default(2),
+  prompt: z.string().optional().meta({ description: "what the video shows; what it was generated from when absent" }),
+  numSteps: z.int().positive().default(20),
+  seed: z.int().nonnegative().default(0),
+  wd: z.number().min(0).max(1).optional().meta({ description: "share of noise; little keeps what is there, much lets the prompt change it" }),
+  shift: z.number().positive().default(1).meta({ description: "shift of the sampling grid" }),
+  output: z.string().optional().meta({ description: "file for the result", format: "path" }),
+});
+
+const output = z.object({ path: z.string(), digest: Digest, width: z.int(), height: z.int(), numFrames: z.int(), prompt: z.string() });
+
+export const refine = defineOperation({
+  kind: "job",
+  summary: "raises the resolution of a video with the pipeline's refiner",
+  runs: "device",
+  input,
+  output,
+  slots: { refiner: { hook: "refine", summary: "what refines; whoever loads the pipeline's refiner when silent", optional: true } },
+  reads: ({ video, model }) => [video, model].filter((path) => !Digest.safeParse(path).success),
+  writes: ({ path, digest }) => [path, digest],
+  examples: ["waver refine --model MODEL --video clip.mp4 --output clip-refined.mp4"],
+  run,
+});
+
+async function run(request: z.output<typeof input>, picks: Picks, ctx: Context): Promise<z.output<typeof output>> {
+  const model = await localPath(request.model, ctx);
+  const source = await localPath(request.video, ctx);
+  if (!existsSync(source)) throw new WaverError("media_missing", `there is no video at ${request.video}`);
+  const loader = await refinerOf(model, ctx);
+  const picked = (picks["refiner"] as Pick | undefined) ?? { id: loader };
+  // A stand-in that does not load the pipeline's refiner is not handed its folder.
+  const pick: Pick = picked.id === loader ? { path: model, shift: request.shift, ...picked } : picked;
+  const { maxScale } = ctx.providers("refine").find(({ id }) => id === pick.id)?.traits ?? { maxScale: request.scale };
+  if (request.scale > maxScale) throw new WaverError("invalid_input", `${pick.id} enlarges up to ${maxScale} times, not ${request.scale}`);
+  const metadata = (await ctx.media.readMetadata(source)) ?? {};
+  const prompt = request.prompt ?? (typeof metadata["prompt"] === "string" ? metadata["prompt"] : "");
+
+  const made = join(ctx.workDir, "refined.mp4");
+  const options = { ...metadata, refined: { ...request, video: undefined, model: undefined, output: undefined, prompt, refiner: picked.id } };
+  const { width, height, numFrames } = await ctx.unit("refined", z.object({ width: z.int(), height: z.int(), numFrames: z.int() }), () => refineFile(source, made, pick, { ...request, prompt, metadata: options }, ctx));
+  const digest = await ctx.store.publish(made, {
+    kind: "video",
+    inputs: [
+      { role: "video", digest: await fileDigest(source, ctx) },
+      { role: "model", digest: await folderContentDigest(model, ctx) },
+    ],
+    by: { operation: "refine", version },
+    options,
+    seed: request.seed,
+  });
+  return { path: await handOut(request.output, digest, ctx), digest, width, height, numFrames, prompt };
+}
+
+/** The provider that loads the class of the pipeline's refiner. */
+async function refinerOf(model: string, ctx: Context): Promise<string> {
+  const name = classOf(await readIndex(model), "refiner");
+  if (name === null) throw new WaverError("checkpoint_missing", `${model} has no refiner`, { hint: "train one: waver train --component refiner" });
+  const found = ctx.providers("refine").find(({ traits }) => traits.classes.includes(name));
+  if (found === undefined) throw new WaverError("no_provider", `no installed plugin refines with ${name}`);
+  return found.id;
+}
+
+async function refineFile(
+  source: string,
+  target: string,
+  { id, ...options }: Pick,
+  request: z.output<typeof input> & { prompt: string; metadata: Record<string, unknown> },
+  ctx: Context,
+): Promise<{ width: number; height: number; numFrames: number }> {
+  const { readVideo, toFrames } = await import("../runner/video.ts");
+  const { scale, prompt, numSteps, seed, wd, metadata } = request;
+  const refiner = await ctx.use("refine", id, options);
+  const { video, fps } = await readVideo(source, ctx);
+  try {
+    const refined = await refiner({ video, scale, prompt: [prompt], numSteps, seed, wd, signal: ctx.signal });
+    try {
+      await ctx.media.writeVideo(target, toFrames(refined, fps), { fps, metadata, signal: ctx.signal });
+      const [, , numFrames, height, width] = refined.shape as [number, number, number, number, number];
+      return { width, height, numFrames };
+    } finally {
+      refined.dispose();
+    }
+  } finally {
+    video.dispose();
+  }
+}
+
+/** The published file where it was asked for; without a wish, where the store keeps it. */
+async function handOut(wanted: string | undefined, digest: Digest, ctx: Context): Promise<string> {
+  const stored = await ctx.store.path(digest);
+  if (wanted === undefined) return stored;
+  const target = resolve(wanted);
+  await mkdir(dirname(target), { recursive: true });
+  await copyFile(stored, `${target}.tmp`);
+  await chmod(`${target}.tmp`, 0o644);
+  await rename(`${target}.tmp`, target);
+  return target;
+}
