@@ -16,10 +16,10 @@ export const GenerateInput = z.strictObject({
   }),
   image: z.string().optional().meta({ description: "first frame" }),
   lastImage: z.string().optional().meta({ description: "last frame" }),
-  width: count.optional(),
-  height: count.optional(),
+  width: count.optional().meta({ description: "pixels; the model's own size when absent" }),
+  height: count.optional().meta({ description: "pixels; the model's own size when absent" }),
   numFrames: count.optional().meta({ description: "1 + a multiple of the codec's stride in time; 1 makes an image" }),
-  fps: z.number().positive().max(240).optional(),
+  fps: z.number().positive().max(240).optional().meta({ description: "frames a second of the file" }),
   numSteps: count.max(1000).optional().meta({ description: "denoise steps" }),
   shift: z.number().positive().optional().meta({ description: "timestep shift; the scheduler's own when absent" }),
   seed: z

@@ -6,8 +6,9 @@
  * `tokenizer.test.ts` holds the two to each other.
  */
 import { existsSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { join } from "node:path";
-import { Tokenizer as Published } from "tokenizers";
+import type { Tokenizer as Published } from "tokenizers";
 import { WaverError, z } from "../index.ts";
 
 const TokenizerFile = z.object({
@@ -33,6 +34,30 @@ const TokenizerFile = z.object({
 
 /** What an unknown character costs beyond the rarest piece, in log probability (sentencepiece). */
 const UNKNOWN_PENALTY = 10;
+
+/** The library is a native module: where it does not load, that is what the user hears, not an import's stack. */
+function published(text: string): Published {
+  let library: typeof import("tokenizers");
+  try {
+    library = createRequire(import.meta.url)("tokenizers") as typeof import("tokenizers");
+  } catch (cause) {
+    throw new WaverError(
+      "tool_missing",
+      `the package tokenizers does not load on ${process.platform} ${process.arch}`,
+      {
+        cause,
+        hint: "run waver doctor; the package has builds for Linux, macOS, Windows and Android",
+      },
+    );
+  }
+  try {
+    return library.Tokenizer.fromString(text);
+  } catch (cause) {
+    throw new WaverError("checkpoint_invalid", `tokenizer.json is not what its library reads: ${String(cause)}`, {
+      cause,
+    });
+  }
+}
 
 interface Piece {
   readonly id: number;
@@ -61,7 +86,7 @@ export class UnigramTokenizer {
   }
 
   private constructor(text: string, { added_tokens, model }: z.output<typeof TokenizerFile>) {
-    this.#published = Published.fromString(text);
+    this.#published = published(text);
     let longest = 1;
     let least = Number.POSITIVE_INFINITY;
     for (const [id, [piece, score]] of model.vocab.entries()) {

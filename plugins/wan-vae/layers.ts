@@ -7,7 +7,9 @@ import {
   Conv2d,
   Conv3d,
   cat,
+  channelNorm,
   interpolate,
+  isGradEnabled,
   linear,
   Module,
   onesInit,
@@ -47,16 +49,16 @@ export class ChannelNorm extends Module {
     this.gamma = this.parameter([dim, ...Array<number>(trailing).fill(1)], onesInit);
   }
 
-  /** x [.. C], channels last. */
-  forward(x: Tensor): Tensor {
-    const dim = x.size(-1);
-    // The reference holds |x| at 1e-12 and above; under the root that is this eps, and a zero vector stays zero.
-    return rmsNorm(x, [dim], this.gamma.flatten(), 1e-24 / dim);
+  /** [B C T H W] -> [B C T H W], with the SiLU that stands before every convolution if asked. */
+  forward(x: Tensor, { silu = false } = {}): Tensor {
+    if (!isGradEnabled() && x.device === "cpu") return channelNorm(x, this.gamma.flatten(), { silu });
+    // libtorch's own kernel has a backward, and on a GPU is one launch. The reference holds |x| at 1e-12 and above; under
+    // the root that is this eps, and a zero vector stays zero.
+    const dim = x.size(1);
+    const normed = rmsNorm(x.movedim(1, -1), [dim], this.gamma.flatten(), 1e-24 / dim);
+    return (silu ? normed.silu() : normed).movedim(-1, 1);
   }
 }
-
-const channelsLast = (x: Tensor): Tensor => x.permute([0, 2, 3, 4, 1]);
-const channelsFirst = (x: Tensor): Tensor => x.permute([0, 4, 1, 2, 3]);
 
 /** norm, SiLU, convolution, twice, beside a shortcut. */
 export class ResidualBlock extends Module {
@@ -77,13 +79,12 @@ export class ResidualBlock extends Module {
 
   /** [B C T H W] -> [B C' T H W] */
   forward(x: Tensor, chunk: Chunk): Tensor {
-    const h = this.conv1.forward(normAct(this.norm1, x), chunk);
-    return this.conv2.forward(normAct(this.norm2, h), chunk).add(this.conv_shortcut?.forward(x, chunk) ?? x);
+    const h = this.conv1.forward(this.norm1.forward(x, { silu: true }), chunk);
+    return this.conv2
+      .forward(this.norm2.forward(h, { silu: true }), chunk)
+      .add(this.conv_shortcut?.forward(x, chunk) ?? x);
   }
 }
-
-/** The norm and SiLU that stand before a convolution. */
-export const normAct = (norm: ChannelNorm, x: Tensor): Tensor => channelsFirst(norm.forward(channelsLast(x)).silu());
 
 /** Self-attention of one head among the pixels of each frame. */
 export class FrameAttention extends Module {
@@ -101,10 +102,13 @@ export class FrameAttention extends Module {
   /** [B C T H W] -> [B C T H W] */
   forward(x: Tensor): Tensor {
     const [B, C, T, H, W] = x.shape as [number, number, number, number, number];
-    const pixels = this.norm.forward(channelsLast(x)).reshape([B * T, 1, H * W, C]);
+    const pixels = this.norm
+      .forward(x)
+      .permute([0, 2, 3, 4, 1])
+      .reshape([B * T, 1, H * W, C]);
     const [q, k, v] = pointwise(this.to_qkv, pixels).chunk(3, -1) as [Tensor, Tensor, Tensor];
     const seen = pointwise(this.proj, scaledDotProductAttention(q, k, v));
-    return channelsFirst(seen.reshape([B, T, H, W, C])).add(x);
+    return seen.reshape([B, T, H, W, C]).permute([0, 4, 1, 2, 3]).add(x);
   }
 }
 

@@ -61,6 +61,17 @@ describe.each(Object.entries(forms))("%s", (_name, config) => {
     }
   });
 
+  test("the fused norms of a pass without a graph are those that have gradients", async () => {
+    await using vae = make(config);
+    using video = noise([1, 3, numFrames, 16, 16]);
+    using quick = noGrad(() => vae.encode(video));
+    using slow = vae.encode(video);
+    expect(distance(quick, slow)).toBeLessThan(2e-6);
+    using decoded = noGrad(() => vae.decode(quick));
+    using again = vae.decode(quick);
+    expect(distance(decoded, again)).toBeLessThan(2e-6);
+  });
+
   test("gradients reach every weight, and are those of the chunked pass", async () => {
     await using vae = make(config);
     await using chunked = make(config, { perChunk: 1 });

@@ -14,7 +14,6 @@ import {
   ChannelNorm,
   Downsample,
   FrameAttention,
-  normAct,
   ResidualBlock,
   repeatUp,
   Upsample,
@@ -132,7 +131,7 @@ class Encoder extends Module {
     let x = tap("conv_in", this.conv_in.forward(video, chunk));
     for (const [i, block] of this.down_blocks.entries()) x = tap(`down_blocks.${i}`, block.forward(x, chunk));
     x = tap("mid_block", this.mid_block.forward(x, chunk));
-    return tap("conv_out", this.conv_out.forward(normAct(this.norm_out, x), chunk));
+    return tap("conv_out", this.conv_out.forward(this.norm_out.forward(x, { silu: true }), chunk));
   }
 }
 
@@ -171,7 +170,7 @@ class Decoder extends Module {
     const tap = (name: string, x: Tensor): Tensor => tapped(chunk, `decoder.${name}`, x);
     let x = tap("mid_block", this.mid_block.forward(tap("conv_in", this.conv_in.forward(z, chunk)), chunk));
     for (const [i, block] of this.up_blocks.entries()) x = tap(`up_blocks.${i}`, block.forward(x, chunk));
-    return tap("conv_out", this.conv_out.forward(normAct(this.norm_out, x), chunk));
+    return tap("conv_out", this.conv_out.forward(this.norm_out.forward(x, { silu: true }), chunk));
   }
 }
 
