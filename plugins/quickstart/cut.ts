@@ -1,6 +1,6 @@
 /** Training clips of a set, and the short files that the network sees of them: what samples are compared with. */
 import { mkdir, readdir } from "node:fs/promises";
-import { join } from "node:path";
+import { isAbsolute, join } from "node:path";
 import { type AsyncBuffer, asyncBufferFromFile, parquetReadObjects } from "hyparquet";
 import sharp from "sharp";
 import { z } from "zod";
@@ -26,7 +26,7 @@ export async function readSet(folder: string): Promise<Row[]> {
   const rows: Row[] = [];
   for (const name of names) {
     const file: AsyncBuffer = await asyncBufferFromFile(join(folder, name));
-    for (const row of await parquetReadObjects({ file })) rows.push(Row.parse(row));
+    for (const row of await parquetReadObjects({ file })) rows.push(placed(Row.parse(row), folder));
   }
   if (rows.length === 0)
     throw new WaverError("invalid_input", `the set in ${folder} has no clips`, {
@@ -34,6 +34,10 @@ export async function readSet(folder: string): Promise<Row[]> {
     });
   return rows;
 }
+
+/** Relative paths of a set start at its folder. */
+const placed = (row: Row, folder: string): Row =>
+  isAbsolute(row.path) ? row : { ...row, path: join(folder, row.path) };
 
 /** One clip as the network sees it: a short file, and its first frame as a picture. */
 export async function cutClip(

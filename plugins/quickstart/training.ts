@@ -1,0 +1,75 @@
+/** The training part of the chain: three stages and an average, each a child job. */
+import { join } from "node:path";
+import type { z } from "../index.ts";
+import { Merged, Trained } from "./outputs.ts";
+import { imageStage, type Profile, refinerStage, videoStage } from "./profile.ts";
+import type { LossCurve } from "./results.ts";
+import { named, type Steps } from "./steps.ts";
+
+export interface Models {
+  /** Pipeline that makes images and videos: the average of the last snapshots. */
+  readonly video: string;
+  readonly digest: string;
+  /** Pipeline that has a refiner too. */
+  readonly refiner: string;
+  readonly curves: LossCurve[];
+}
+
+export async function trained(
+  set: string,
+  seed: number,
+  profile: Profile,
+  root: string,
+  steps: Steps,
+): Promise<Models> {
+  const folder = join(root, "models");
+  const stage = async (
+    name: string,
+    short: string,
+    body: Record<string, unknown>,
+  ): Promise<z.output<typeof Trained>> => {
+    const input = { set, ...body };
+    return steps.run(name, "train", { ...input, output: named(folder, short, input) }, Trained);
+  };
+  const image = await stage("Train: words to images", "image", imageStage(profile, seed));
+  const video = await stage("Train: words and images to video", "video", {
+    model: image.digest,
+    ...videoStage(profile, seed),
+  });
+  const checkpoints = video.snapshots.map(({ digest }) => digest);
+  const merged =
+    checkpoints.length < 2
+      ? { path: video.path, digest: video.digest }
+      : await steps.run(
+          "Average snapshots",
+          "merge",
+          { checkpoints, output: named(folder, "average", checkpoints) },
+          Merged,
+        );
+  const refiner = await stage("Train: refiner", "refiner", { model: merged.digest, ...refinerStage(profile, seed) });
+  const curves = await Promise.all([
+    curveOf("Words to images", "single frames, from fresh weights", image),
+    curveOf("Words and images to video", "clips, a first frame known one time in five", video),
+    curveOf("Refiner", "from degraded to clean latents, at twice the size", refiner),
+  ]);
+  return { video: merged.path, digest: merged.digest, refiner: refiner.path, curves };
+}
+
+async function curveOf(
+  name: string,
+  summary: string,
+  { lossLog, steps }: z.output<typeof Trained>,
+): Promise<LossCurve> {
+  const lines = (await Bun.file(lossLog).text())
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line) as { step: number; loss: number | null });
+  const known = lines.filter((line): line is { step: number; loss: number } => line.loss !== null);
+  return {
+    name,
+    summary,
+    steps: known.map(({ step }) => step),
+    losses: known.map(({ loss }) => loss),
+    numSteps: steps,
+  };
+}
