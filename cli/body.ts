@@ -40,8 +40,10 @@ export function bodyOf(shape: Shape, { tokens, base, cwd }: Given): Bag {
 
 /** Paths in a body that came from a file start where the command was given, as those of flags do. */
 function locate(body: Bag, { path, meaning }: Field, cwd: string): void {
-  const value = at(body, path);
   const name = path.at(-1) as string;
+  // A default that is a relative path means a place here, not in the daemon's folder.
+  const fallback = path.length === 1 && meaning.schema.format === "path" ? meaning.schema.default : undefined;
+  const value = at(body, path) ?? fallback;
   if (typeof value === "string") set(body, path, located(value, name, meaning, cwd));
   else if (Array.isArray(value) && meaning.item !== null) set(body, path, placed(value, name, meaning.item, cwd));
 }

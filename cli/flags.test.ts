@@ -253,6 +253,8 @@ describe("what was typed", () => {
     expect(body("--model", "./other")["model"]).toBe(join(cwd, "other"));
     expect(body("--model", "giant-14b")["model"]).toBe("giant-14b");
     expect(body("--model", "sha256:ab")["model"]).toBe("sha256:ab");
+    const placed = shapeOf({ ...operation, input: json(z.object({ output: z.string().default("results").meta({ format: "path" }) })), slots: {} }, []);
+    expect(bodyOf(placed, { tokens: [], base: {}, cwd })).toEqual({ output: join(cwd, "results") });
     expect(body("--image", "out/")["image"]).toBe(`${join(cwd, "out")}/`);
     expect(body("--image", "sha256:ab")["image"]).toBe("sha256:ab");
     expect(bodyOf(shape, { tokens: tokens("x"), base: { image: "x.png" }, cwd })["image"]).toBe(join(cwd, "x.png"));

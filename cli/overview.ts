@@ -4,7 +4,7 @@ import { keptDocs } from "./docs.ts";
 import { padEnd, type Style, styleOf } from "./style.ts";
 import type { Target } from "./target.ts";
 
-/** The whole at once. */
+/** The whole at once. Steps of its own, named after it, are nothing to start by hand. */
 const MAIN = ["quickstart"];
 /** The pieces in the order in which a model comes about; others follow by name. */
 const ORDER = ["curate", "train", "generate", "refine", "merge", "evaluate", "trace"];
