@@ -66,10 +66,11 @@ describe.each(Object.entries(forms))("%s", (_name, config) => {
     using video = noise([1, 3, numFrames, 16, 16]);
     using quick = noGrad(() => vae.encode(video));
     using slow = vae.encode(video);
-    expect(distance(quick, slow)).toBeLessThan(2e-6);
+    // both normalise in float32 and round in another order, two dozen norms deep
+    expect(distance(quick, slow)).toBeLessThan(1e-5);
     using decoded = noGrad(() => vae.decode(quick));
     using again = vae.decode(quick);
-    expect(distance(decoded, again)).toBeLessThan(2e-6);
+    expect(distance(decoded, again)).toBeLessThan(1e-5);
   });
 
   test("gradients reach every weight, and are those of the chunked pass", async () => {
