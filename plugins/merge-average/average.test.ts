@@ -47,5 +47,5 @@ test("checkpoints of different networks are refused by name", async () => {
   await using ctx = await testContext({ plugins: ["merge-average", "storage-local"] });
   const merge = await ctx.use("merge", "average");
   const refused = merge({ checkpoints: [{ path: checkpoint(1) }, { path: checkpoint(1, 6) }], output: join(scratch, "none") });
-  expect(refused).rejects.toMatchObject({ code: "checkpoint_mismatch", message: expect.stringMatching(/a is \[4,3\] in .* and \[6,3\] in/) });
+  await expect(refused).rejects.toMatchObject({ code: "checkpoint_mismatch", message: expect.stringMatching(/a is \[4,3\] in .* and \[6,3\] in/) });
 });
