@@ -57,7 +57,32 @@ async function parsed(file: string): Promise<unknown> {
 const Stages = z.array(z.object({ id: z.string(), rules: z.array(z.object({ id: z.string() })) }));
 
 /** Names of the rules in the order of a funnel's stages, where the recipe has them: for pictures of the funnel. */
-export function ruleOrder({ funnel }: CurateRecipe): string[] {
+export const ruleOrder = ({ funnel }: { readonly funnel: CurateRecipe["funnel"] }): string[] => ruleNames(funnel);
+
+function ruleNames(funnel: CurateRecipe["funnel"]): string[] {
   const stages = Stages.safeParse(funnel["stages"]);
   return stages.success ? stages.data.flatMap(({ id, rules }) => rules.map((rule) => `${id}/${rule.id}`)) : [];
+}
+
+const Changeable = z.looseObject({
+  stages: z.array(z.looseObject({ id: z.string(), rules: z.array(z.looseObject({ id: z.string() })) })),
+});
+
+/** A funnel with other thresholds: each change is `stage/rule.field=number`. */
+export function withChanges(funnel: CurateRecipe["funnel"], changes: readonly string[]): CurateRecipe["funnel"] {
+  if (changes.length === 0) return funnel;
+  const changed = Changeable.parse(structuredClone(funnel));
+  for (const change of changes) {
+    const [place, value] = change.split("=") as [string, string];
+    const [stage, rest] = place.split("/") as [string, string];
+    const at = rest.lastIndexOf(".");
+    const rule = changed.stages.find(({ id }) => id === stage)?.rules.find(({ id }) => id === rest.slice(0, at));
+    if (rule === undefined) {
+      throw new WaverError("not_found", `the funnel has no rule ${stage}/${rest.slice(0, at)}`, {
+        hint: `its rules: ${ruleNames(funnel).join(", ")}`,
+      });
+    }
+    rule[rest.slice(at + 1)] = Number(value);
+  }
+  return changed;
 }
