@@ -253,7 +253,14 @@ describe("what was typed", () => {
     expect(body("--model", "./other")["model"]).toBe(join(cwd, "other"));
     expect(body("--model", "giant-14b")["model"]).toBe("giant-14b");
     expect(body("--model", "sha256:ab")["model"]).toBe("sha256:ab");
-    const placed = shapeOf({ ...operation, input: json(z.object({ output: z.string().default("results").meta({ format: "path" }) })), slots: {} }, []);
+    const placed = shapeOf(
+      {
+        ...operation,
+        input: json(z.object({ output: z.string().default("results").meta({ format: "path" }) })),
+        slots: {},
+      },
+      [],
+    );
     expect(bodyOf(placed, { tokens: [], base: {}, cwd })).toEqual({ output: join(cwd, "results") });
     expect(body("--image", "out/")["image"]).toBe(`${join(cwd, "out")}/`);
     expect(body("--image", "sha256:ab")["image"]).toBe("sha256:ab");

@@ -73,7 +73,7 @@ describe("in a pipe", () => {
     expect(lines[0]).toBe("train steps: 1/10  10 %  1.0/s  9.0 s left  loss 1");
     expect(lines[1]).toMatch(/^. train steps +10\/10 +10 s {2}loss 0.1$/);
     expect(lines[2]).toBe("train save: 1/2  50 %");
-    expect(lines[3]).toMatch(/^. train save +1\/2 +2.0 s$/);
+    expect(lines[3]).toMatch(/^. train save +1\/2 +1.0 s$/);
     expect(lines[4]).toMatch(/^. train {2}done in 1:15, 2.5 GB at most {2}job_0{16}$/);
     expect(text()).not.toContain("\u001b");
   });
@@ -96,8 +96,22 @@ describe("in a pipe", () => {
     expect(text()).toContain("train: odd clip  path=x?[2J.mp4");
     expect(text()).not.toContain("quiet");
     expect(text()).toMatch(/prepare +failed +it is empty/);
-    expect(text()).toMatch(/. train steps +3\/10 +3.0 s/);
+    expect(text()).toMatch(/. train steps +3\/10 +2.0 s/);
   });
+});
+
+test("a stage within a stage is told once, whatever comes back", () => {
+  const { out, text } = pipe();
+  const renderer = createRenderer({ json: false, verbose: false, out });
+  for (let file = 1; file <= 20; file++) {
+    renderer.event(progress(file, "frames", 10, 10), child);
+    renderer.event(progress(file + 0.5, "files", file, 20), child);
+  }
+  renderer.event(state(22, "done"), child);
+  expect(text().match(/frames +10\/10/g)).toHaveLength(1);
+  expect(text().match(/files +20\/20/g)).toHaveLength(1);
+  expect(text()).toMatch(/prepare +in all/);
+  expect(text().split("\n").length).toBeLessThan(7);
 });
 
 test("JSON: one object a line, the result last", () => {

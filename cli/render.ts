@@ -48,25 +48,26 @@ function jsonRenderer(out: Output): Renderer {
 
 /** Lines of one stage in a pipe come no faster than this. */
 const PLAIN_MS = 1000;
+/** Width of a pipe: none. */
+const PIPE = Number.POSITIVE_INFINITY;
 
 function plainRenderer(out: Output, style: Style, verbose: boolean): Renderer {
   const stages = new Stages();
-  const said = new Map<string, { at: number; text: string }>();
+  /** When a stage of a job last had a line. */
+  const said = new Map<string, number>();
   const say = (text: string): unknown => out.write(`${text}\n`);
   return {
     event: (event, job) => {
       for (const change of stages.take(event, job)) {
         if (change.kind === "progress") {
-          const last = said.get(job.id);
-          const { progress } = change.stage;
-          const key = `${job.id} ${progress.stage}`;
-          const text = plainLine(job, change.stage);
+          const { done, total, stage } = change.stage.progress;
+          const key = `${job.id} ${stage}`;
+          const isDue = performance.now() - (said.get(key) ?? Number.NEGATIVE_INFINITY) >= PLAIN_MS;
           // The last word of a stage is the line that closes it.
-          const open = progress.total <= 0 || progress.done < progress.total;
-          if (!open || (last?.text.startsWith(key) === true && performance.now() - last.at < PLAIN_MS)) continue;
-          said.set(job.id, { at: performance.now(), text: `${key} ${text}` });
-          say(text);
-        } else for (const text of permanent(change, style, verbose)) say(text);
+          if (!isDue || (total > 0 && done >= total)) continue;
+          said.set(key, performance.now());
+          say(plainLine(job, change.stage));
+        } else for (const text of permanent(change, style, verbose, nameColumns(PIPE))) say(text);
       }
     },
     note: (text) => void say(text),
@@ -99,7 +100,9 @@ function liveRenderer(out: Output, style: Style, verbose: boolean): Renderer {
     event: (event, job) => {
       const behind = Date.now() - Date.parse(event.time);
       if (Date.parse(event.time) >= started || behind < 0) drift = behind;
-      const permanentLines = stages.take(event, job).flatMap((change) => permanent(change, style, verbose));
+      const permanentLines = stages
+        .take(event, job)
+        .flatMap((change) => permanent(change, style, verbose, nameColumns(out.columns ?? 80)));
       if (permanentLines.length > 0) lines.print(...permanentLines);
       lines.touch();
     },
@@ -112,14 +115,15 @@ function liveRenderer(out: Output, style: Style, verbose: boolean): Renderer {
   };
 }
 
-const NAME = 24;
 const COUNT = 11;
+/** Columns of names: wide terminals and files have room for whole ones. */
+const nameColumns = (columns: number): number => (columns >= 95 ? 30 : 22);
 
 /** `sign name  count  time` of what is over; nothing for what goes on. */
-function permanent(change: Change, style: Style, verbose: boolean): string[] {
+function permanent(change: Change, style: Style, verbose: boolean, columns: number): string[] {
   const { signs, green, yellow, red, dim } = style;
   const row = (sign: string, name: string, ...rest: string[]): string =>
-    [`${sign} ${padEnd(short(name, NAME), NAME)}`, ...rest.filter((text) => text !== "")].join("  ").trimEnd();
+    [`${sign} ${padEnd(short(name, columns), columns)}`, ...rest.filter((text) => text !== "")].join("  ").trimEnd();
   switch (change.kind) {
     case "progress":
       return [];
@@ -141,6 +145,8 @@ function permanent(change: Change, style: Style, verbose: boolean): string[] {
       const { operation } = change.job;
       if (change.state === "done" && change.reused)
         return [row(green(signs.reused), operation, padStart("reused", COUNT))];
+      // One stage says it all.
+      if (change.state === "done" && change.stages === 1) return [];
       if (change.state === "done")
         return [row(green(signs.done), operation, padStart("in all", COUNT), dim(padStart(clock(change.seconds), 8)))];
       return [row(red(signs.failed), operation, padStart(change.state, COUNT), plain(change.message ?? ""))];
@@ -159,13 +165,14 @@ function permanent(change: Change, style: Style, verbose: boolean): string[] {
 
 function liveLine({ job, state, since, stage }: Running, now: number, columns: number, style: Style): string {
   const { cyan, dim, signs } = style;
+  const names = nameColumns(columns + 1);
   if (stage === null) {
     const what = state === "queued" ? "waiting for its turn" : "starting";
-    return `${cyan(signs.now)} ${padEnd(short(job.operation, NAME), NAME)}  ${dim(`${what}  ${clock((now - since) / 1000)}`)}`;
+    return `${cyan(signs.now)} ${padEnd(short(job.operation, names), names)}  ${dim(`${what}  ${clock((now - since) / 1000)}`)}`;
   }
   const { progress } = stage;
   const { done, total, rate, eta } = progress;
-  const name = padEnd(short(nameOf(job, progress.stage), NAME), NAME);
+  const name = padEnd(short(nameOf(job, progress.stage), names), names);
   const count = padStart(countText(done, total), COUNT);
   // From the most to the least worth its columns; what does not fit is left out.
   const extras = [
@@ -175,9 +182,9 @@ function liveLine({ job, state, since, stage }: Running, now: number, columns: n
     detailText(progress.detail),
   ];
   // The bar's width depends on nothing that changes from one drawing to the next.
-  const width = Math.min(MAX_BAR, columns - NAME - widthOf(count) - EXTRAS - 8);
+  const width = Math.min(MAX_BAR, columns - names - widthOf(count) - EXTRAS - 8);
   const bar = total > 0 && width >= MIN_BAR ? `${barOf(done / total, width, style)}  ` : "";
-  let room = columns - 2 - NAME - 2 - widthOf(count) - (bar === "" ? 0 : width + 2);
+  let room = columns - 2 - names - 2 - widthOf(count) - (bar === "" ? 0 : width + 2);
   const shown: string[] = [];
   for (const extra of extras) {
     if (extra === "" || widthOf(extra) + 2 > room) continue;

@@ -23,6 +23,8 @@ export type Change =
   | {
       readonly kind: "job-done";
       readonly job: Followed;
+      /** Stages that were told of. */
+      readonly stages: number;
       readonly seconds: number;
       readonly state: string;
       readonly reused: boolean;
@@ -31,56 +33,86 @@ export type Change =
   | { readonly kind: "retry"; readonly job: Followed; readonly attempt: number }
   | { readonly kind: "log"; readonly job: Followed; readonly level: "info" | "warn" | "error"; readonly text: string };
 
+interface Known {
+  readonly job: Followed;
+  state: string;
+  since: number;
+  current: Stage | null;
+  /** In the order in which they began. A stage may be left and come back, as that of a file within that of all files. */
+  readonly open: Map<string, Stage>;
+  readonly told: Set<string>;
+}
+
 export class Stages {
-  readonly #jobs = new Map<string, Running>();
+  readonly #jobs = new Map<string, Known>();
 
   /** Jobs that have not ended, the asked-for one last. */
   get running(): readonly Running[] {
-    return [...this.#jobs.values()].sort((a, b) => b.job.depth - a.job.depth);
+    const all = [...this.#jobs.values()].map(({ job, state, since, current }) => ({
+      job,
+      state,
+      since,
+      stage: current,
+    }));
+    return all.sort((a, b) => b.job.depth - a.job.depth);
   }
 
   take(event: JobEvent, job: Followed): Change[] {
     const at = Date.parse(event.time);
-    const known = this.#jobs.get(job.id) ?? { job, state: "queued", since: at, stage: null };
     if (event.type === "log")
       return [{ kind: "log", job, level: event.level, text: logText(event.event, event.fields) }];
+    const known = this.#known(job, at);
     if (event.type === "progress") return this.#progress(known, event.progress, at);
     if (event.state === "queued" || event.state === "running") {
-      const again = event.state === "running" && event.attempt > 1;
+      known.state = event.state;
       // Loading before the first report belongs to the first stage.
-      this.#jobs.set(job.id, { ...known, state: event.state, since: known.stage === null ? at : known.since });
-      return again ? [{ kind: "retry", job, attempt: event.attempt }] : [];
+      if (known.current === null) known.since = at;
+      return event.state === "running" && event.attempt > 1 ? [{ kind: "retry", job, attempt: event.attempt }] : [];
     }
     this.#jobs.delete(job.id);
-    const ended: Change[] = known.stage === null ? [] : [this.#closed(known, known.stage, event.state === "done", at)];
+    const last = [...known.open.values()].map((stage) => closed(known, stage, event.state === "done"));
+    const stages = known.told.size + last.length;
     const message = event.error === undefined ? null : event.error.message;
+    const seconds = (at - known.since) / 1000;
     return [
-      ...ended,
-      {
-        kind: "job-done",
-        job,
-        seconds: (at - known.since) / 1000,
-        state: event.state,
-        reused: event.reused === true,
-        message,
-      },
+      ...last,
+      { kind: "job-done", job, stages, seconds, state: event.state, reused: event.reused === true, message },
     ];
   }
 
-  #progress(known: Running, progress: Progress, at: number): Change[] {
-    const { job } = known;
-    const before = known.stage;
-    const same = before !== null && before.progress.stage === progress.stage;
-    const stage = { progress, since: same ? before.since : (before?.until ?? known.since), until: at };
-    this.#jobs.set(job.id, { ...known, state: "running", stage });
-    const closed = before === null || same ? [] : [this.#closed(known, before, true, before.until)];
-    return [...closed, { kind: "progress", job, stage }];
+  #known(job: Followed, at: number): Known {
+    const known = this.#jobs.get(job.id) ?? {
+      job,
+      state: "queued",
+      since: at,
+      current: null,
+      open: new Map(),
+      told: new Set(),
+    };
+    this.#jobs.set(job.id, known);
+    return known;
   }
 
-  #closed({ job }: Running, stage: Stage, finished: boolean, at: number): Change {
-    const { done, total } = stage.progress;
-    return { kind: "stage-done", job, stage: { ...stage, until: at }, complete: finished || done >= total };
+  #progress(known: Known, progress: Progress, at: number): Change[] {
+    const before = known.current;
+    const name = progress.stage;
+    const earlier = before?.progress.stage === name ? before : known.open.get(name);
+    const stage = { progress, since: earlier?.since ?? before?.until ?? known.since, until: at };
+    known.state = "running";
+    known.current = stage;
+    const ended =
+      before !== null && before.progress.stage !== name && isWhole(before) && known.open.delete(before.progress.stage);
+    if (ended) known.told.add(before.progress.stage);
+    // Told once: what comes back again and again would drown the rest.
+    if (!known.told.has(name)) known.open.set(name, stage);
+    return [...(ended ? [closed(known, before, true)] : []), { kind: "progress", job: known.job, stage }];
   }
+}
+
+const isWhole = ({ progress: { done, total } }: Stage): boolean => total > 0 && done >= total;
+
+function closed({ job }: Known, stage: Stage, finished: boolean): Change {
+  return { kind: "stage-done", job, stage, complete: finished || isWhole(stage) };
 }
 
 function logText(event: string, fields: Readonly<Record<string, unknown>>): string {
