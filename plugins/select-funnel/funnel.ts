@@ -7,13 +7,15 @@ import type { Relation } from "../types.ts";
 import type { BalanceRule, RangeRule, Recipe } from "./recipe.ts";
 
 export interface FunnelOptions {
-  readonly recipe: Recipe;
+  readonly recipe?: Recipe | undefined;
   readonly stage?: string | undefined;
 }
 
+const EVERYTHING: Recipe = { name: "everything", stages: [{ id: "all", rules: [] }] };
+
 export async function funnel(
   relation: Relation,
-  { recipe, stage }: FunnelOptions,
+  { recipe = EVERYTHING, stage }: FunnelOptions,
   ctx: Pick<Context, "log" | "workDir">,
 ): Promise<Relation> {
   const target = stage === undefined ? recipe.stages.length - 1 : recipe.stages.findIndex(({ id }) => id === stage);

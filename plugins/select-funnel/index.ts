@@ -4,8 +4,9 @@ import { definePlugin, provide } from "../define.ts";
 import { Recipe } from "./recipe.ts";
 
 const options = z.strictObject({
-  recipe: Recipe.default({ name: "everything", stages: [{ id: "all", rules: [] }] }).meta({
-    description: "stages and their rules, as in configs/curate",
+  // No default: it would be filled in before an operation that has a recipe of its own sees the pick.
+  recipe: Recipe.optional().meta({
+    description: "stages and their rules, as in configs/curate; without one every clip is kept",
   }),
   stage: z.string().optional().meta({ description: "stage that the set is for; the recipe's last when absent" }),
 });

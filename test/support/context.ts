@@ -17,6 +17,7 @@ import type {
   Context,
   JobOutput,
   Media,
+  Pick,
   Picks,
   Plugin,
   State,
@@ -47,6 +48,8 @@ export interface TestContext extends Context, AsyncDisposable {
   readonly progressed: { readonly stage: string; readonly done: number; readonly total: number }[];
   /** Keys of units that ran here, and of those that were found done. */
   readonly units: { readonly done: string[]; readonly found: string[] };
+  /** A pick with its options parsed; one of an unknown provider is left as it is. */
+  settle(hook: HookName, pick: Pick): Pick;
   /** Cancels what runs in this context. */
   cancel(): void;
 }
@@ -143,6 +146,7 @@ export async function testContext(options: TestContextOptions = {}): Promise<Tes
     progress: (done, total, stage = "") => void progressed.push({ stage, done, total }),
     providers: <H extends HookName>(hook: H) =>
       registry.list(hook) as readonly { id: string; traits: Traits<H>; summary: string }[],
+    settle: (hook, { id, ...given }) => ({ id, ...registry.parse(hook, id, given) }),
     cancel: () => abort.abort(),
     async [Symbol.asyncDispose]() {
       abort.abort();
@@ -173,7 +177,9 @@ export async function runOperation(
     delete bag[name];
     if (given === undefined && !slot.optional)
       throw new WaverError("invalid_input", `${name}: pick a provider of ${slot.hook}`);
-    picks[name] = given;
+    // As the daemon does: options of every pick are checked and their defaults filled in before the operation runs.
+    const settle = (pick: Pick): Pick => (ctx as Partial<TestContext>).settle?.(slot.hook, pick) ?? pick;
+    picks[name] = Array.isArray(given) ? given.map(settle) : given === undefined ? undefined : settle(given as Pick);
   }
   try {
     return operation.output.parse(await operation.run(operation.input.parse(bag), picks, ctx));
@@ -219,6 +225,15 @@ class Registry {
     const found = this.#providers.get(`${hook} ${id}`);
     if (found === undefined) throw new WaverError("no_provider", `no provider of ${hook} is called ${id}`);
     return found;
+  }
+
+  parse(hook: HookName, id: string, given: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
+    const found = this.#providers.get(`${hook} ${id}`);
+    if (found === undefined) return given;
+    const parsed = found.options.safeParse(given);
+    if (!parsed.success)
+      throw new WaverError("invalid_input", `${hook} ${id}: ${parsed.error.issues[0]?.message ?? "wrong options"}`);
+    return parsed.data as Readonly<Record<string, unknown>>;
   }
 
   list(hook: HookName): { id: string; traits: unknown; summary: string }[] {

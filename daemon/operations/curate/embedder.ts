@@ -17,8 +17,11 @@ export interface Embedder {
 }
 
 export async function openEmbedder(pick: Pick | undefined, ctx: Context): Promise<Embedder | null> {
-  if (pick === undefined) return null;
   const known = ctx.providers("embed");
+  if (pick === undefined) {
+    const smallest = known.toSorted((a, b) => a.traits.dim - b.traits.dim)[0];
+    return smallest === undefined ? null : openEmbedder({ id: smallest.id }, ctx);
+  }
   const { id, ...options } = pick;
   // Decided once a job: features of two providers cannot be compared, so a resumed job must not change its mind.
   const { chosen } = await ctx.unit(
