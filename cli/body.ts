@@ -89,7 +89,7 @@ function scalar(
 const placed = (values: readonly unknown[], field: string, item: Meaning, cwd: string | null): unknown[] =>
   values.map((value) => (typeof value === "string" && cwd !== null ? located(value, field, item, cwd) : value));
 
-/** Picks of one slot: an id opens one, options after it belong to it. `id=none` for a list that is to be empty has no use yet. */
+/** Picks of one slot: an id opens one, options after it belong to it. */
 function picksOf(slot: SlotShape, tokens: readonly Token[], operation: string, cwd: string | null): Bag[] {
   const picks: Bag[] = [];
   const before: { flag: string; token: Token }[] = [];

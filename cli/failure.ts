@@ -8,8 +8,6 @@ export function fail(error: unknown, json: boolean): number {
   const body = toWaverError(error).toBody();
   if (json) process.stdout.write(`${JSON.stringify({ type: "error", error: body })}\n`);
   else process.stderr.write(`${sentence(body)}\n`);
-  if (process.env["WAVER_DEBUG"] !== undefined && error instanceof Error)
-    process.stderr.write(`${error.stack ?? ""}\n`);
   return exitCode(body.code);
 }
 
