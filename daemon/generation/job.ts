@@ -12,6 +12,7 @@ import {
   type Guide,
   type Pick,
   type Picks,
+  SampleDefaults,
   Task,
   type Used,
   WaverError,
@@ -31,6 +32,10 @@ export const Item = z.object({
   frames: z.string().optional(),
 });
 export type Item = z.output<typeof Item>;
+
+/** The sizes of every sample and the task they add up to. `latents`: [1 C T h w]. */
+const Shape = SampleDefaults.extend({ task: Task, latents: z.array(z.int()) });
+type Shape = z.output<typeof Shape>;
 
 /** Denoising is saved at most this often: a step of a small model is quicker than the disk. */
 const SAVE_MS = 2000;
@@ -63,8 +68,10 @@ export class Generation implements Disposable {
     return (await this.ctx.use("family", this.model.family.id, this.#options(this.model.family.path)))({});
   });
 
-  /** The sizes of every sample and the task they add up to. */
-  readonly #shape = once(async (): Promise<Size & { task: Task; fps: number; numSteps: number; latents: number[] }> => {
+  /** Found once a job: a resumed one that only has to decode loads no network for it. */
+  readonly #shape = once(() => this.ctx.unit("shape", Shape, () => this.#findShape()));
+
+  async #findShape(): Promise<Shape> {
     const [codec, family] = [await this.#codec(), await this.#family()];
     const from = [this.request, this.model.defaults, family.defaults ?? {}];
     const size = {
@@ -86,15 +93,14 @@ export class Generation implements Disposable {
         hint: `it does ${tasks.join(", ")}`,
       });
     const [ft, fh, fw] = codec.latent.stride;
-    const latents = [1, codec.latent.channels, 1 + (size.numFrames - 1) / ft, size.height / fh, size.width / fw];
     return {
       ...size,
       task,
-      latents,
+      latents: [1, codec.latent.channels, 1 + (size.numFrames - 1) / ft, size.height / fh, size.width / fw],
       fps: resolved("fps", ...from, { fps: 16 }),
       numSteps: resolved("numSteps", ...from),
     };
-  });
+  }
 
   /** Denoises a batch; returns the name of the file with its latents. */
   async denoise(batch: readonly Sample[]): Promise<string> {

@@ -8,7 +8,7 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
-import { liveTensors, Tensor } from "../../native/index.ts";
+import { liveTensors, setThreads, Tensor } from "../../native/index.ts";
 import type { ParityCase, Produce, Value } from "./case.ts";
 import { compare, compareJson, type Verdict } from "./compare.ts";
 import { Golden, type NdArray } from "./golden.ts";
@@ -141,6 +141,7 @@ if (absent !== undefined) {
   console.error(`${absent} is not there: give one or more folders with golden cases`);
   process.exit(2);
 }
+setThreads(1); // as the stored values were made
 const known = await loadCases();
 const count = { pass: 0, fail: 0, unknown: 0 };
 for (const folder of roots.map((root) => resolve(root)).flatMap(findCases)) {
