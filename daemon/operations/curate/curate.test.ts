@@ -275,4 +275,32 @@ describe("curate", () => {
     expect(asked.sort()).toEqual(["fractal.mp4", "three.mp4", "three.mp4", "three.mp4"]);
     expect(output.dropped.at(-1)).toEqual({ rule: "curate/caption", clips: 3, kept: 1 });
   });
+
+  test("kill -9 in the middle: the next start ends with the digests of an undisturbed run", async () => {
+    const clean = await run(await context());
+    const home = join(folder, "killed");
+    const request = { sources: [videos], captions: join(folder, "captions.csv"), set: { name: "toy" } };
+    const root = join(import.meta.dir, "../../..");
+    const program = `
+      import { runOperation, testContext } from ${JSON.stringify(join(root, "test/support/context.ts"))};
+      import { curate } from ${JSON.stringify(join(root, "daemon/operations/curate.ts"))};
+      const ctx = await testContext({ home: ${JSON.stringify(home)}, plugins: ${JSON.stringify(PLUGINS)} });
+      Object.assign(ctx, { progress: (done, total, stage) => process.stdout.write(stage + " " + done + ";") });
+      await runOperation(curate, ${JSON.stringify(request)}, ctx);`;
+    for (const point of ["sources 1", "clips 1", "clips 3", "selectors 1"]) {
+      const child = Bun.spawn([process.execPath, "-e", program], { stdout: "pipe", stderr: "ignore" });
+      let seen = "";
+      for await (const chunk of child.stdout) {
+        seen += new TextDecoder().decode(chunk);
+        if (seen.includes(`${point};`)) child.kill("SIGKILL");
+      }
+      await child.exited;
+      expect(seen).toContain(point);
+    }
+    const ctx = await context({ home });
+    const output = await run(ctx);
+    expect([output.set.digest, output.table.digest]).toEqual([clean.set.digest, clean.table.digest]);
+    expect(ctx.units.found.filter((key) => key.startsWith("measure")).length).toBeGreaterThanOrEqual(3);
+    expect(readdirSync(join(home, "store")).sort()).toEqual(["children", "lineage", "objects"]);
+  });
 });
