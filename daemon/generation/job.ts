@@ -20,7 +20,7 @@ import {
 import { fileDigest } from "./digest.ts";
 import { type Pipeline, pathFor } from "./pipeline.ts";
 import { encodePng } from "./png.ts";
-import { checkSize, type GenerateInput, resolved, type Sample, type Size, samplesOf, taskOf } from "./request.ts";
+import { checkSize, type GenerateInput, resolved, type Sample, samplesOf, taskOf } from "./request.ts";
 
 export const Item = z.object({
   prompt: z.string(),
