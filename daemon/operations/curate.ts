@@ -90,9 +90,7 @@ export const curate = defineOperation({
     embed: {
       hook: "embed",
       optional: true,
-      summary:
-        "features for dedup and for cutting long shots; the smallest provider stands in when it cannot be loaded",
-      default: { id: "efficientnet-lite0" },
+      summary: "features for dedup and for cutting long shots; the richest that can be loaded when absent",
     },
     selectors: {
       hook: "select",

@@ -1,4 +1,4 @@
-/** The features of a job: those that were picked, or, when their network cannot be had here, the smallest there are. */
+/** The features of a job: those that were picked, else the richest there are; when a network cannot be had here, the next. */
 import { z } from "zod";
 import {
   type Context,
@@ -18,35 +18,31 @@ export interface Embedder {
 
 export async function openEmbedder(pick: Pick | undefined, ctx: Context): Promise<Embedder | null> {
   const known = ctx.providers("embed");
-  if (pick === undefined) {
-    const smallest = known.toSorted((a, b) => a.traits.dim - b.traits.dim)[0];
-    return smallest === undefined ? null : openEmbedder({ id: smallest.id }, ctx);
-  }
-  const { id, ...options } = pick;
+  // More features tell more apart: learned networks come before a thumbnail's print.
+  const richest = known.toSorted((a, b) => b.traits.dim - a.traits.dim).map(({ id }) => id);
+  const candidates = pick === undefined ? richest : [pick.id, ...richest.filter((id) => id !== pick.id).reverse()];
+  const optionsOf = (id: string): Readonly<Record<string, unknown>> => {
+    if (id !== pick?.id) return {};
+    const { id: _, ...options } = pick;
+    return options;
+  };
   // Decided once a job: features of two providers cannot be compared, so a resumed job must not change its mind.
   const { chosen } = await ctx.unit(
-    `embedder ${JSON.stringify(pick)}`,
+    `embedder ${JSON.stringify(pick ?? null)}`,
     z.object({ chosen: z.string().nullable() }),
     async () => {
-      const reason = await refusal(id, options, ctx);
-      if (reason === null) return { chosen: id };
-      const smallest = known.filter((each) => each.id !== id).toSorted((a, b) => a.traits.dim - b.traits.dim)[0];
-      ctx.log("embed_fallback", {
-        picked: id,
-        chosen: smallest?.id ?? null,
-        code: reason.code,
-        message: reason.message,
-      });
-      return { chosen: smallest?.id ?? null };
+      for (const id of candidates) {
+        const reason = await refusal(id, optionsOf(id), ctx);
+        if (reason === null) return { chosen: id };
+        ctx.log("embedder_refused", { embedder: id, code: reason.code, message: reason.message });
+      }
+      return { chosen: null };
     },
   );
   const provider = known.find((each) => each.id === chosen);
   if (provider === undefined) return null;
-  return {
-    id: provider.id,
-    view: provider.traits.view,
-    run: await ctx.use("embed", provider.id, provider.id === id ? options : {}),
-  };
+  const { id, traits } = provider;
+  return { id, view: traits.view, run: await ctx.use("embed", id, optionsOf(id)) };
 }
 
 /** Why a provider cannot work here, or null. A provider elsewhere is loaded by its first call, so it is called. */
