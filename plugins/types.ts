@@ -137,7 +137,7 @@ export interface Codec extends AsyncDisposable {
   readonly latent: LatentSpec;
   /** video [B 3 F H W] in [-1, 1] -> posterior {mean, logvar} [B C T h w], not normalised. F = 4k + 1. */
   posterior(video: Tensor): { mean: Tensor; logvar: Tensor };
-  /** video [B 3 F H W] -> normalised latents [B C T h w] (posterior mean). */
+  /** video [B 3 F H W] -> normalised latents [B C T h w], float32 (posterior mean). */
   encode(video: Tensor): Tensor;
   /** Normalised latents [B C T h w] -> video [B 3 F H W], clamped to [-1, 1]. */
   decode(latents: Tensor): Tensor;

@@ -113,7 +113,8 @@ export class WanVae implements Codec {
   }
 
   encode(video: Tensor): Tensor {
-    return scope(() => this.normalise(this.posterior(video).mean));
+    // float32 whatever the weights are kept in: samplers and objectives compute in it
+    return scope(() => this.normalise(this.posterior(video).mean.float()));
   }
 
   /** (z - mean) * (1 / std), the reciprocal first, as the reference rounds it. */

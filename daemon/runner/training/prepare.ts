@@ -76,8 +76,9 @@ async function prepareUnit(rows: readonly SetRow[], view: View, file: string, ob
       const key = String(i);
       const prepared = scope(() => noGrad(() => {
         const video = toVideo(pixels, view);
+        // A codec may keep its weights in bf16; what is trained on does not.
         const all = objective.prepare?.(video) ?? { video };
-        return Object.fromEntries(Object.entries(all).map(([name, value]) => [`${key}.${name}`, value.squeeze(0).contiguous()]));
+        return Object.fromEntries(Object.entries(all).map(([name, value]) => [`${key}.${name}`, value.squeeze(0).float().contiguous()]));
       }));
       Object.assign(tensors, prepared);
       kept.push({ id: row.id, caption: row.caption, key });
