@@ -1,6 +1,7 @@
 // Preload of `bun test`: when a test file is over, no tensor that it made may be alive. Never loads the engine itself.
 // Bun runs a preload's own hooks once for the whole run, so each test file is given one more afterAll as it is loaded:
-// its last, so that the file's own clean-up has run.
+// its last, so that the file's own clean-up has run. In the same way each file gets its time limit: `timeout` in
+// bunfig.toml is not read, and setDefaultTimeout in a preload holds for the first file only.
 
 import { readFileSync } from "node:fs";
 import { plugin } from "bun";
@@ -9,6 +10,8 @@ interface Counter {
   liveTensors(): number;
 }
 
+/** A test that says nothing else; five seconds, Bun's own limit, is less than a busy machine may need. */
+const TEST_MS = 60_000;
 const check = Symbol.for("waver.leak.check");
 let already = 0; // what an earlier file left is that file's fault only
 
@@ -22,11 +25,15 @@ Object.assign(globalThis, {
   },
 });
 
+// On the line of the file's own first one: line numbers in failures stay true.
+const before = `import { setDefaultTimeout as limitOfThisFile } from "bun:test"; limitOfThisFile(${TEST_MS});`;
+const after = `import { afterAll as afterThisFile } from "bun:test"; afterThisFile(globalThis[Symbol.for("waver.leak.check")]);`;
+
 plugin({
   name: "leak check",
   setup(build) {
     build.onLoad({ filter: /\.test\.ts$/ }, ({ path }) => ({
-      contents: `${readFileSync(path, "utf8")}\nimport { afterAll as afterThisFile } from "bun:test"; afterThisFile(globalThis[Symbol.for("waver.leak.check")]);`,
+      contents: `${before} ${readFileSync(path, "utf8")}\n${after}`,
       loader: "ts",
     }));
   },
