@@ -4,7 +4,17 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import sharp from "sharp";
 import { z } from "zod";
-import { avgPool3d, cat, interpolate, liveTensors, Module, type Tensor } from "../../native/index.ts";
+import {
+  avgPool3d,
+  cat,
+  full,
+  interpolate,
+  liveTensors,
+  Module,
+  saveSafetensors,
+  scope,
+  type Tensor,
+} from "../../native/index.ts";
 import { makeClip } from "../../test/support/clips.ts";
 import { testContext } from "../../test/support/context.ts";
 import { provide } from "../define.ts";
@@ -161,6 +171,24 @@ test("a refined clip is nearer to the truth than an enlarged one, or it is not",
   expect(items["bad"]).toMatchObject({ refinedIsNearer: 0 });
   expect(summary).toMatchObject({ numItems: 2, numNearer: 1 });
   expect(liveTensors()).toBe(before);
+}, 60_000);
+
+test("the refiner's own latents are taken when they are given", async () => {
+  await using ctx = await context();
+  const latents = file("latents.safetensors");
+  // As large as a clip of 13 frames of 64 x 64 pixels, and equal to nothing.
+  scope(() => saveSafetensors(latents, { latents: full([1, 3, 4, 8, 8], 7) }));
+  const judge = await ctx.use("evaluate", "refined-latents", {
+    codec: { id: "averages" },
+    scale: 8,
+    latents: { far: latents },
+  });
+  const set = (id: string) => ({
+    items: [{ ...item(id, "fractal.mp4", "x"), reference: file("fractal.mp4") }],
+    references: [],
+  });
+  expect((await judge(set("far"))).items["far"]!["distanceRefined"]).toBeGreaterThan(5);
+  expect((await judge(set("near"))).items["near"]!["distanceRefined"]).toBeLessThan(0.01);
 }, 60_000);
 
 test("a set with nothing to judge ends in a sentence", async () => {

@@ -66,12 +66,15 @@ export default definePlugin({
           .gt(1)
           .default(2)
           .meta({ description: "factor by which the true clip is reduced and enlarged again" }),
+        latents: z.record(z.string(), z.string()).default({}).meta({
+          description: "the refiner's own latents by item (safetensors); the refined clip is encoded again when absent",
+        }),
       }),
       traits: { measures: ["distanceEnlarged", "distanceRefined", "refinedIsNearer"] },
       needs: [{ hook: "codec" }],
       async run(set, { options, ctx }) {
         const { judgeRefined } = await import("./latents.ts");
-        return judgeRefined(set, options.codec, options.scale, ctx);
+        return judgeRefined(set, options, ctx);
       },
     }),
   ],

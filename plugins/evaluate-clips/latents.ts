@@ -3,7 +3,15 @@
  * Video tensors are [1 3 F H W] in [-1, 1].
  */
 import { z } from "zod";
-import { fromBytes, inferenceMode, interpolate, scope, stack, type Tensor } from "../../native/index.ts";
+import {
+  fromBytes,
+  inferenceMode,
+  interpolate,
+  openSafetensors,
+  scope,
+  stack,
+  type Tensor,
+} from "../../native/index.ts";
 import type { Context, Pick } from "../define.ts";
 import { WaverError } from "../errors.ts";
 import { type Codec, type EvalSet, type Evaluation, Scores } from "../types.ts";
@@ -59,18 +67,31 @@ export async function judgeFirstFrames({ items }: EvalSet, pick: Pick, ctx: Cont
 
 const Distances = z.object({ distanceEnlarged: z.number(), distanceRefined: z.number() });
 
-export async function judgeRefined({ items }: EvalSet, pick: Pick, scale: number, ctx: Context): Promise<Evaluation> {
+export interface RefinedOptions {
+  readonly codec: Pick;
+  readonly scale: number;
+  readonly latents: Readonly<Record<string, string>>;
+}
+
+export async function judgeRefined({ items }: EvalSet, options: RefinedOptions, ctx: Context): Promise<Evaluation> {
   const known = items.filter((item) => item.reference !== undefined);
   if (known.length === 0)
     throw new WaverError("invalid_input", "no item of the set names its high-resolution original as reference");
-  const codec = await codecOf(pick, ctx);
+  const codec = await codecOf(options.codec, ctx);
   const judged: Record<string, Scores> = {};
   for (const [i, { id, video, reference }] of known.entries()) {
     const found = await ctx.unit(`refined-latents/${id}`, Distances, async () => {
       const refined = wholeChunks(await readPixels(video, ctx), codec);
       const original = await readPixels(reference as string, ctx, refined);
       const count = Math.min(refined.frames.length, original.frames.length);
-      return distances(codec, cut(refined, count), cut(original, count), scale, ctx.device);
+      return distances(
+        codec,
+        cut(refined, count),
+        cut(original, count),
+        options.scale,
+        options.latents[id],
+        ctx.device,
+      );
     });
     judged[id] = { ...found, refinedIsNearer: found.distanceRefined < found.distanceEnlarged ? 1 : 0 };
     ctx.progress(i + 1, known.length, "refined clips");
@@ -88,22 +109,47 @@ function wholeChunks(pixels: Pixels, { latent }: Codec): Pixels {
   return cut(pixels, 1 + Math.floor((pixels.frames.length - 1) / stride) * stride);
 }
 
-/** Root mean square distance of latents to the original's: of the refined clip, and of the original reduced and enlarged. */
+/**
+ * Root mean square distance of latents to the original's: of the refined clip, and of the original reduced and enlarged.
+ *
+ * Without the refiner's own latents the refined clip is encoded again. Going through the decoder costs distance of its
+ * own, so the enlarged clip then goes through it too: both are what a person would see.
+ */
 function distances(
   codec: Codec,
   refined: Pixels,
   original: Pixels,
   scale: number,
+  latents: string | undefined,
   device: string,
 ): z.output<typeof Distances> {
   return inferenceMode(() =>
     scope(() => {
+      const encode = (video: Tensor): Tensor => codec.encode(video).to("float32");
       const truth = toVideo(original, device);
-      const target = codec.encode(truth);
-      const to = (video: Tensor): number => codec.encode(video).sub(target).square().mean().sqrt().item();
-      return { distanceEnlarged: to(enlarged(truth, scale)), distanceRefined: to(toVideo(refined, device)) };
+      const target = encode(truth);
+      const to = (found: Tensor): number => found.sub(target).square().mean().sqrt().item();
+      const x = encode(enlarged(truth, scale));
+      if (latents !== undefined)
+        return { distanceEnlarged: to(x), distanceRefined: to(readLatents(latents, target.shape, device)) };
+      return {
+        distanceEnlarged: to(encode(eightBit(codec.decode(x)))),
+        distanceRefined: to(encode(toVideo(refined, device))),
+      };
     }),
   );
+}
+
+/** What is left of a decoded video in a file: 8 bits a channel. */
+const eightBit = (video: Tensor): Tensor =>
+  video.to("float32").add(1).mul(127.5).round().clamp(0, 255).div(127.5).sub(1);
+
+function readLatents(path: string, shape: readonly number[], device: string): Tensor {
+  using file = openSafetensors(path);
+  const found = file.get("latents").to({ dtype: "float32", device, copy: true });
+  if (found.shape.join() !== shape.join())
+    throw new WaverError("shape_mismatch", `the latents of ${path} are [${found.shape}], the original's [${shape}]`);
+  return found;
 }
 
 /** Reduced by `scale` and enlarged again, bicubically, frame by frame: the refiner's input in training. */

@@ -85,6 +85,7 @@ export async function runChain(request: Request, ctx: Context): Promise<Results>
     imageToVideo: made.imageToVideo,
     heldOut: refinedClips.heldOut,
     judged,
+    names: Object.fromEntries(rows.map(({ source, path }) => [source, basename(path)])),
     stages: steps.costs,
     versions: {},
     shortcomings,
@@ -215,13 +216,16 @@ type Rows = Awaited<ReturnType<typeof readTable>>;
 function funnelOf({ clips, dropped }: z.output<typeof Curated>, rows: Rows): FunnelCounts {
   return {
     numIn: clips,
-    rules: dropped.map(({ rule, clips: count, kept }) => ({ rule, dropped: count, kept })),
+    rules: dropped.map(({ rule, clips: count, kept }) => ({ rule: ruleName(rule), dropped: count, kept })),
     dropped: rows
       .filter((row) => row.dropped !== null)
       .map((row) => ({
         name: `${basename(row.path)} ${row.start.toFixed(1)}–${row.end.toFixed(1)} s`,
-        rule: row.dropped ?? "",
+        rule: ruleName(row.dropped ?? ""),
         why: row.reason ?? "",
       })),
   };
 }
+
+/** "nano/still" is the rule `still` of the stage `nano`; here there is one stage. */
+const ruleName = (rule: string): string => (rule.split("/").at(-1) ?? rule).replaceAll("-", " ");

@@ -45,6 +45,7 @@ const results: Results = {
       notes: {},
     },
   },
+  names: { "sha256:9": "a.mp4" },
   stages: [{ name: "Train", operation: "train", seconds: 10, peakBytes: 2e9, isReused: false }],
   versions: { waver: "0.1.0" },
   shortcomings: ["More than one GPU was never used."],
@@ -68,7 +69,12 @@ test("results become a description that the report takes", () => {
 test("the best clip is the prompted one that is most like its training clip", () => {
   const { best, description } = describe(results, how);
   expect(best?.id).toBe("2");
-  expect(description["best"]).toEqual({ digest: "sha256:2", file: "/g/2r.mp4", caption: "a ball" });
+  expect(description["best"]).toEqual({
+    digest: "sha256:2",
+    file: "/g/2r.mp4",
+    caption: "a ball",
+    names: { "sha256:9": "a.mp4" },
+  });
 });
 
 test("parts that did not run leave no hole", () => {

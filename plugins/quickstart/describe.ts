@@ -21,7 +21,7 @@ export function describe(
     createdAt: how.createdAt,
     verdict: { tone: verdict.tone, headline: verdict.headline, sentences: verdict.sentences },
     figures: [
-      { label: "time in all", value: clock(how.totalSeconds), note: `${how.cores} cores` },
+      { label: "time in all", value: clock(how.totalSeconds), note: how.cores === 1 ? "1 core" : `${how.cores} cores` },
       ...(peakBytes > 0 ? [{ label: "highest memory", value: `${(peakBytes / 1e9).toFixed(1)} GB` }] : []),
       {
         label: "clips to learn from",
@@ -70,7 +70,9 @@ export function describe(
       };
     }),
     measures: verdict.measures,
-    ...(best?.digest ? { best: { digest: best.digest, file: best.refined ?? best.file, caption: best.prompt } } : {}),
+    ...(best?.digest
+      ? { best: { digest: best.digest, file: best.refined ?? best.file, caption: best.prompt, names: results.names } }
+      : {}),
     stages: results.stages,
     totalSeconds: how.totalSeconds,
     versions: results.versions,

@@ -140,5 +140,5 @@ export const refinerStage = ({ refinerSteps }: Profile, seed: number): Record<st
   warmup: 10,
 });
 
-/** Codec by which measures in latents are made: the one that ships. */
-export const judgingCodec = CODEC;
+/** Codec by which measures in latents are made: the one that ships, in full precision, since differences are small. */
+export const judgingCodec = { ...CODEC, dtype: "float32" } as const;

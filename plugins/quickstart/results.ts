@@ -51,6 +51,8 @@ export interface Results {
     readonly firstFrame: Evaluation | null;
     readonly refined: Evaluation | null;
   };
+  /** Source files by digest, for the lineage. */
+  readonly names: Readonly<Record<string, string>>;
   readonly stages: readonly StageCost[];
   readonly versions: Readonly<Record<string, string>>;
   readonly shortcomings: readonly string[];

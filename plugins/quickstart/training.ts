@@ -1,6 +1,8 @@
 /** The training part of the chain: three stages and an average, each a child job. */
+import { existsSync } from "node:fs";
+import { copyFile, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import type { z } from "../index.ts";
+import { z } from "../index.ts";
 import { Merged, Trained } from "./outputs.ts";
 import { imageStage, type Profile, refinerStage, videoStage } from "./profile.ts";
 import type { LossCurve } from "./results.ts";
@@ -55,21 +57,25 @@ export async function trained(
   return { video: merged.path, digest: merged.digest, refiner: refiner.path, curves };
 }
 
+const Line = z.object({ step: z.int(), loss: z.number().nullable() });
+
+/** A stage's losses. Its log goes with its job's folder when the whole is done, so a copy is kept beside the model. */
 async function curveOf(
   name: string,
   summary: string,
-  { lossLog, steps }: z.output<typeof Trained>,
+  { path, lossLog, steps }: z.output<typeof Trained>,
 ): Promise<LossCurve> {
-  const lines = (await Bun.file(lossLog).text())
-    .trimEnd()
-    .split("\n")
-    .map((line) => JSON.parse(line) as { step: number; loss: number | null });
-  const known = lines.filter((line): line is { step: number; loss: number } => line.loss !== null);
+  const kept = `${path}.loss.jsonl`;
+  if (existsSync(lossLog)) await copyFile(lossLog, kept);
+  const lines = existsSync(kept) ? (await readFile(kept, "utf8")).trimEnd().split("\n") : [];
+  const points = lines
+    .map((line) => Line.parse(JSON.parse(line)))
+    .filter((point): point is { step: number; loss: number } => point.loss !== null);
   return {
     name,
     summary,
-    steps: known.map(({ step }) => step),
-    losses: known.map(({ loss }) => loss),
+    steps: points.map(({ step }) => step),
+    losses: points.map(({ loss }) => loss),
     numSteps: steps,
   };
 }

@@ -115,7 +115,15 @@ export const Description = z.strictObject({
     .default([]),
   measures: z.array(Measure).default([]),
   /** Artefact whose ancestry is drawn. */
-  best: z.strictObject({ digest: z.string(), file: Path, caption: z.string() }).optional(),
+  best: z
+    .strictObject({
+      digest: z.string(),
+      file: Path,
+      caption: z.string(),
+      /** What artefacts without a record of their own are called, by digest: source files. */
+      names: z.record(z.string(), z.string()).default({}),
+    })
+    .optional(),
   stages: z.array(Stage).default([]),
   totalSeconds: z.number().nonnegative().optional(),
   versions: z.record(z.string(), z.string()).default({}),

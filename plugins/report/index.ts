@@ -6,12 +6,10 @@ const report = defineOperation({
   summary: "writes a self-contained report page from a description of results",
   runs: "worker",
   input: z.strictObject({
-    description: z
-      .string()
-      .meta({
-        description: "JSON file: clips, curves, measures and words (see plugins/report/description.ts)",
-        format: "path",
-      }),
+    description: z.string().meta({
+      description: "JSON file: clips, curves, measures and words (see plugins/report/description.ts)",
+      format: "path",
+    }),
     output: z
       .string()
       .default("report")

@@ -48,28 +48,38 @@ export async function ancestry(store: Store, digest: string, signal: AbortSignal
 
 const short = (digest: string): string => digest.replace(/^sha256:/, "").slice(0, 10);
 
-/** One line of the options that shaped it: numbers and short words, no paths and no nests. */
+/** Said elsewhere in the box. */
+const SAID = new Set(["waver", "seed", "model"]);
+
+/** One line of the options that shaped it: numbers and short words, also of a recipe inside; no paths, no deeper nests. */
 function optionsLine(options: Readonly<Record<string, unknown>>): string {
-  const plain = Object.entries(options).filter(
-    ([, value]) =>
-      typeof value === "number" ||
-      typeof value === "boolean" ||
-      (typeof value === "string" && value.length <= 40 && !value.includes("/")),
+  const flat = Object.entries(options).flatMap(([name, value]) =>
+    value !== null && typeof value === "object" && !Array.isArray(value)
+      ? Object.entries(value)
+      : [[name, value] as const],
+  );
+  const plain = flat.filter(
+    ([name, value]) =>
+      !SAID.has(name) &&
+      (typeof value === "number" ||
+        (typeof value === "string" && value !== "" && value.length <= 60 && !/[/{]|sha256:/.test(value))),
   );
   return plain
     .map(([name, value]) => `${name} ${String(value)}`)
-    .slice(0, 6)
+    .slice(0, 7)
     .join(", ");
 }
 
-function node({ role, digest, record, inputs, isRepeated, numMore }: Ancestor): Markup {
-  const title = record?.name ?? record?.kind ?? "unknown";
+type Names = Readonly<Record<string, string>>;
+
+function node({ role, digest, record, inputs, isRepeated, numMore }: Ancestor, names: Names): Markup {
+  const title = record?.name ?? names[digest] ?? record?.kind ?? "a file of yours";
   return html`<li><div class="node">${role ? html`<span class="role">${role}</span>` : ""}<strong>${title}</strong>
 ${record && record.name !== undefined && record.name !== record.kind ? html`<span class="kind">${record.kind}</span>` : ""}<code title="${digest}">${short(digest)}</code>
-${record ? html`<small>${record.by.operation}${record.by.plugin ? ` · ${record.by.plugin}` : ""} ${record.by.version}${record.seed === undefined ? "" : ` · seed ${record.seed}`} · ${memory(record.bytes)}</small>` : html`<small>no record in the store</small>`}
+${record ? html`<small>${record.by.operation}${record.by.plugin ? ` · ${record.by.plugin}` : ""} ${record.by.version}${record.seed === undefined ? "" : ` · seed ${record.seed}`} · ${memory(record.bytes)}</small>` : html`<small>as it was found</small>`}
 ${record && optionsLine(record.options) ? html`<small class="options">${optionsLine(record.options)}</small>` : ""}
 ${isRepeated ? html`<small class="options">drawn above</small>` : ""}</div>
-${inputs.length > 0 ? html`<ul>${inputs.map(node)}${numMore > 0 ? html`<li><div class="node more">and ${plural(numMore, "more")}</div></li>` : ""}</ul>` : ""}</li>`;
+${inputs.length > 0 ? html`<ul>${inputs.map((input) => node(input, names))}${numMore > 0 ? html`<li><div class="node more">and ${plural(numMore, "more")}</div></li>` : ""}</ul>` : ""}</li>`;
 }
 
-export const lineageTree = (root: Ancestor): Markup => html`<ul class="tree">${node(root)}</ul>`;
+export const lineageTree = (root: Ancestor, names: Names): Markup => html`<ul class="tree">${node(root, names)}</ul>`;

@@ -142,7 +142,7 @@ function sections(description: Description, show: clips.Show, lineage: Ancestor 
         short: "Lineage",
         title: "Where the best clip comes from",
         lead: "Every artefact has one record: what made it, from what, with which options and seed. Read from top to bottom: each box was made from those below it.",
-        body: html`<div class="best">${clips.best(best, show)}${lineageTree(lineage)}</div>`,
+        body: html`<div class="best">${clips.best(best, show)}${lineageTree(lineage, best.names)}</div>`,
       },
     stages.length > 0 && {
       id: "cost",
