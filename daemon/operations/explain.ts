@@ -40,7 +40,7 @@ export const explain = defineOperation({
   async run({ clip, table }, _, ctx) {
     for (const lineage of await tables(table, ctx)) {
       const rows = await readTable({ files: [await ctx.store.path(lineage.digest)] });
-      const found = rows.filter((row) => isMeant(row, clip)).slice(0, MOST);
+      const found = meant(rows, clip).slice(0, MOST);
       if (found.length > 0) return { table: lineage.digest, name: lineage.name ?? null, clips: found.map(said) };
       await ctx.breathe();
     }
@@ -62,10 +62,13 @@ async function tables(
   return all.toSorted((a, b) => (a.createdAt < b.createdAt ? 1 : -1));
 }
 
-function isMeant(row: ClipRow, clip: string): boolean {
+/** Rows of this id or path; else, since a path is often given without its folder, rows of a file of this name. */
+function meant(rows: readonly ClipRow[], clip: string): ClipRow[] {
   const hex = clip.replace(/^sha256:/, "");
-  if (/^[0-9a-f]{6,64}$/.test(hex)) return row.id.startsWith(`sha256:${hex}`) || row.source.startsWith(`sha256:${hex}`);
-  return row.path === resolve(clip) || basename(row.path) === clip;
+  if (/^[0-9a-f]{6,64}$/.test(hex))
+    return rows.filter(({ id, source }) => id.startsWith(`sha256:${hex}`) || source.startsWith(`sha256:${hex}`));
+  const exact = rows.filter(({ path }) => path === resolve(clip));
+  return exact.length > 0 ? exact : rows.filter(({ path }) => basename(path) === basename(clip));
 }
 
 const said = ({

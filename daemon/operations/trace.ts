@@ -18,8 +18,12 @@ const input = z.strictObject({
 });
 
 const Node = z.object({
-  digest: Digest,
   depth: z.int(),
+  /** `outside` for content that the store does not keep. */
+  kind: z.string(),
+  name: z.string().nullable(),
+  operation: z.string().nullable(),
+  digest: Digest,
   /** Null for content that lies outside the store, such as a source video. */
   lineage: Lineage.nullable(),
 });
@@ -75,7 +79,14 @@ async function walk(
         break;
       }
       const lineage = await ctx.store.lineage(digest);
-      nodes.set(digest, { digest, depth: at, lineage });
+      nodes.set(digest, {
+        depth: at,
+        kind: lineage?.kind ?? "outside",
+        name: lineage?.name ?? null,
+        operation: lineage?.by.operation ?? null,
+        digest,
+        lineage,
+      });
       // A file that was copied out of the store and changed its container still names its inputs in its own metadata.
       const up: Link[] = lineage?.inputs ?? (digest === root ? digestsIn(metadata) : []);
       const links = direction === "up" ? up : await madeFrom(digest, ctx);
