@@ -70,6 +70,11 @@ export async function startDaemon(options: DaemonOptions): Promise<RunningDaemon
     jobs.pluginsChanged();
     return registry;
   };
+  // Asked for by a person, who may have mended it: what was put in quarantine gets another chance.
+  const renew = (): Promise<Registry> => {
+    quarantined.clear();
+    return reload();
+  };
 
   const artifacts = new Artifacts(config);
   const store = starting.use(new Journal(join(config.home, "journal.sqlite")));
@@ -82,7 +87,7 @@ export async function startDaemon(options: DaemonOptions): Promise<RunningDaemon
     log,
     queueLimit: options.queueLimit ?? QUEUE_LIMIT,
     exists: (written) => artifacts.exists(written),
-    inDaemon: inDaemon({ config, registry: () => registry, reload, log }),
+    inDaemon: inDaemon({ config, registry: () => registry, reload, renew, log }),
     quarantine: (plugin, reason) => {
       log("error", "plugin_quarantined", { plugin, reason });
       quarantined.set(plugin, reason);
@@ -104,11 +109,7 @@ export async function startDaemon(options: DaemonOptions): Promise<RunningDaemon
     artifacts,
     log,
     registry: () => registry,
-    // Asked for by a person who has mended it: what was put in quarantine gets another chance.
-    reload: () => {
-      quarantined.clear();
-      return reload();
-    },
+    reload: renew,
     status: async () => ({
       version,
       pid: process.pid,
@@ -155,13 +156,13 @@ export async function startDaemon(options: DaemonOptions): Promise<RunningDaemon
 }
 
 /** Runner and workers: the same program, told by its arguments what it is. Third-party code sees no secrets. */
-function programOf(config: Config): ProcessProgram {
+export function programOf(config: Config): ProcessProgram {
   return {
     command: [process.execPath, "--no-install", join(import.meta.dir, "runner", "main.ts")],
     env: ({ plugin }) =>
       plugin === null
         ? { ...definedOf(process.env), ...handDown(config, { trusted: true }) }
-        : scrubbedEnv(handDown(config, { trusted: false })),
+        : scrubbedEnv(handDown(config, { trusted: false, plugin })),
     cwd: config.home,
     silenceMs: SILENCE_MS,
     startMs: START_MS,
@@ -176,6 +177,8 @@ function inDaemon(host: {
   config: Config;
   registry: () => Registry;
   reload: () => Promise<Registry>;
+  /** As `reload`, on the word of a person. */
+  renew: () => Promise<Registry>;
   log: DaemonLog;
 }): InDaemon {
   let made: Promise<InDaemon> | null = null;
@@ -183,7 +186,7 @@ function inDaemon(host: {
     const { Runner } = await import("./runner/runner.ts");
     const nobody = (): Promise<never> =>
       Promise.reject(new WaverError("internal", "an operation of the daemon starts no other work"));
-    const { config, registry, reload } = host;
+    const { config, registry, reload, renew } = host;
     return new Runner({
       role: "daemon",
       device: "cpu",
@@ -197,7 +200,7 @@ function inDaemon(host: {
         use: nobody,
         submit: nobody,
       },
-      daemon: { config, registry, reload },
+      daemon: { config, registry, reload: renew },
     });
   };
   return {

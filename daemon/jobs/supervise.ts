@@ -210,11 +210,10 @@ export class Fleet {
 
   #countCrash(crew: Crew, plugin: string, reason: string, now: number): void {
     crew.crashes = [...crew.crashes.filter((at) => now - at < PLUGIN_WINDOW_MS), now];
-    if (crew.crashes.length >= PLUGIN_CRASHES)
-      this.#options.quarantine(
-        plugin,
-        `its process ended ${crew.crashes.length} times within 10 minutes, last by ${reason}`,
-      );
+    if (crew.crashes.length < PLUGIN_CRASHES) return;
+    // Let out of quarantine, it starts without a past.
+    Object.assign(crew, { crashes: [], failures: 0, notBefore: 0 });
+    this.#options.quarantine(plugin, `its process ended ${PLUGIN_CRASHES} times within 10 minutes, last by ${reason}`);
   }
 
   #letIdleGo(): void {

@@ -28,6 +28,8 @@ const finished = async (
   const job = await host.client.wait(id);
   return { output: job.output as Record<string, unknown>, job };
 };
+const isQuarantined = async (): Promise<boolean> =>
+  (await host.client.plugins()).some((plugin) => plugin.state === "quarantined");
 const runnerPid = async (): Promise<number | null> => (await host.client.status()).runners[0]?.pid ?? null;
 
 describe("a job", () => {
@@ -233,9 +235,26 @@ describe("providers elsewhere", () => {
       const { id } = await host.client.submit("useRemote", { hook: "score", id: "dead", value: i });
       expect((await caught(host.client.wait(id))).code).toBe("plugin_failed");
     }
-    await eventually(async () => (await host.client.plugins()).some((plugin) => plugin.state === "quarantined"));
+    await eventually(isQuarantined);
     const { id } = await host.client.submit("useRemote", { hook: "score", id: "dead", value: 4 });
     expect((await caught(host.client.wait(id))).code).toBe("no_provider");
+  }, 60_000);
+
+  test("come out of quarantine when plugins are added, removed or reloaded, and start without a past", async () => {
+    const use = async (value: number): Promise<string> => {
+      const { id } = await host.client.submit("useRemote", { hook: "score", id: "dead", value });
+      return (await caught(host.client.wait(id))).code;
+    };
+    // As `plugins-add` does it: in the daemon, on its own registry.
+    expect((await finished("renew", {})).output).toEqual([] as never);
+    expect(await isQuarantined()).toBe(false);
+    for (const value of [10, 11]) expect(await use(value)).toBe("plugin_failed");
+    expect(await isQuarantined()).toBe(false);
+    expect(await use(12)).toBe("plugin_failed");
+    await eventually(isQuarantined);
+    // As `POST /v1/plugins/reload` does it.
+    expect((await host.client.reloadPlugins()).some(({ state }) => state === "quarantined")).toBe(false);
+    expect(await use(13)).toBe("plugin_failed");
   }, 60_000);
 });
 

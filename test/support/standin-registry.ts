@@ -4,6 +4,7 @@ import { z } from "zod";
 import { type Config, loadConfig } from "../../daemon/config.ts";
 import type { ProcessProgram } from "../../daemon/jobs/process.ts";
 import { startDaemon } from "../../daemon/main.ts";
+import { daemonOf } from "../../daemon/operations/context.ts";
 import type { RegisteredOperation, RegisteredProvider, Registry } from "../../daemon/plugins/registry.ts";
 import { type AnyOperation, defineOperation } from "../../plugins/define.ts";
 import { WaverError } from "../../plugins/errors.ts";
@@ -13,7 +14,7 @@ const never = async (): Promise<never> => {
 };
 const operation = (
   kind: "query" | "job",
-  runs: "device" | "worker",
+  runs: AnyOperation["runs"],
   input: z.ZodObject,
   more: Partial<AnyOperation> = {},
 ): AnyOperation =>
@@ -49,6 +50,9 @@ const OPERATIONS: Record<string, AnyOperation> = {
       dieAfter: z.boolean().optional(),
     }),
   ),
+  renew: operation("job", "daemon", z.strictObject({}), {
+    run: async (_, __, ctx) => (await daemonOf(ctx).reload()).plugins.map(({ state }) => state),
+  }),
   useRemote: operation("job", "device", z.strictObject({ hook: z.string(), id: z.string(), value: z.unknown() })),
 };
 
