@@ -31,7 +31,7 @@ const row = (n: number, more: Partial<ClipRow> = {}): ClipRow => ({
   captionBy: "sidecar",
   actions: null,
   embeddedBy: "e",
-  embedding: Float32Array.of(n === 3 ? 1 : n * n, 1, n),
+  embedding: Float32Array.from({ length: 12 }, (_, i) => (i === n ? 1 : 0)),
   dropped: null,
   reason: null,
   stage: "nano",
