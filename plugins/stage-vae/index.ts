@@ -1,5 +1,5 @@
 /** Training a VAE on pixels: the objective, and the operation that runs it on videos and pictures. */
-import { basename } from "node:path";
+import { basename, join } from "node:path";
 import { defineOperation, definePlugin, provide, WaverError, z } from "../index.ts";
 
 const weights = z.strictObject({
@@ -13,13 +13,15 @@ const trainVae = defineOperation({
   summary: "trains a VAE on videos and pictures (L1, perceptual and KL terms; no GAN yet)",
   runs: "device",
   input: z.strictObject({
-    sources: z.array(z.string()).min(1).meta({ description: "video and picture files" }),
-    output: z.string().meta({ description: "folder for the trained VAE" }),
+    sources: z.array(z.string().meta({ format: "path" })).min(1).meta({ description: "video and picture files" }),
+    output: z.string().meta({ description: "folder for the trained VAE", format: "path" }),
     steps: z.int().positive().default(2000),
     lr: z.number().positive().default(1.2e-3),
     side: z.int().positive().default(64).meta({ description: "side of a training clip in pixels; a sixth of the batches are twice as large" }),
     frames: z.int().positive().default(17),
     batch: z.int().positive().default(4),
+    whole: z.number().min(0).max(1).default(0.6).meta({ description: "share of clips shown whole, from their start; the rest are windows that move" }),
+    stillShare: z.number().min(0).max(0.8).default(0.13).meta({ description: "share of batches that are single frames" }),
     weights: weights.prefault({}),
     seed: z.int().default(1),
   }),
@@ -28,6 +30,8 @@ const trainVae = defineOperation({
     codec: { hook: "codec", summary: "the VAE to train; its folder gives configuration and first weights" },
     perception: { hook: "perceive", summary: "frozen network of the perceptual term", default: { id: "efficientnet-lite0" } },
   },
+  reads: ({ sources }) => sources,
+  writes: ({ path }) => [path],
   examples: ["waver train-vae --sources clip.mp4 --codec wan-vae --codec.path configs/nano/vae --output my-vae"],
   async run(input, picks, ctx) {
     const { CropSource } = await import("./crops.ts");
@@ -47,17 +51,18 @@ const trainVae = defineOperation({
     }
     const started = performance.now();
     await train(codec, sources, {
-      steps: input.steps, lr: input.lr, warmup: Math.min(200, Math.ceil(input.steps / 10)), maxStride: 2, whole: 0.6, gradNorm: 1, ema: 0.997, seed: input.seed, matmul: "bfloat16",
+      steps: input.steps, lr: input.lr, warmup: Math.min(200, Math.ceil(input.steps / 10)), maxStride: 2, whole: input.whole, gradNorm: 1, ema: 0.997, seed: input.seed, matmul: "bfloat16",
       weights: input.weights, perceptualFrom: Math.floor(input.steps / 6),
       batches: [
-        { share: 0.7, size: input.batch, frames: input.frames, side: input.side },
+        { share: 0.83 - input.stillShare, size: input.batch, frames: input.frames, side: input.side },
         { share: 0.17, size: Math.max(1, Math.floor(input.batch / 4)), frames: input.frames, side: input.side * 2 },
-        { share: 0.13, size: input.batch * 6, frames: 1, side: input.side },
+        { share: input.stillShare, size: input.batch * 4, frames: 1, side: input.side },
       ],
     }, {
       device: ctx.device as "cpu",
       ...(perception === undefined ? {} : { perception }),
       report: ({ step, metrics }) => ctx.progress(step, input.steps, "train", metrics),
+      resumeFile: join(ctx.workDir, "state.safetensors"),
       breathe: () => ctx.breathe(),
     });
     const clips = sampleClips(sources.map((s) => s.source), 48, input);

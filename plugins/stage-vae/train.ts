@@ -6,7 +6,8 @@ import { type Device, type DType, Generator, noGrad, rand, scope, stack, type Te
 import { AdamW, clipGradNorm, Ema } from "../../native/optim/index.ts";
 import { type Codec, type Perception, WaverError } from "../index.ts";
 import type { CropSource } from "./crops.ts";
-import { VaeObjective, type VaeLossWeights } from "./objective.ts";
+import { type VaeLossWeights, VaeObjective } from "./objective.ts";
+import { loadState, saveState } from "./resume.ts";
 
 export interface VaeRecipe {
   readonly steps: number;
@@ -34,6 +35,9 @@ export interface VaeProgress {
   readonly metrics: Readonly<Record<string, number>>;
 }
 
+/** Work that a kill may cost. */
+const SAVE_EVERY_MS = 10_000;
+
 /** Linear warm-up, then a cosine from lr to lr / 20. */
 function learningRate(recipe: VaeRecipe, step: number): number {
   if (step < recipe.warmup) return (recipe.lr * (step + 1)) / recipe.warmup;
@@ -44,20 +48,21 @@ function learningRate(recipe: VaeRecipe, step: number): number {
 /**
  * Trains `codec` in place; its weights end as the moving average.
  * @param sources each drawn with a chance in proportion to its weight
- * @param breathe called every step; may throw to stop
+ * @param how.resumeFile where the state is kept every few seconds, and taken up again
+ * @param how.breathe called every step; may throw to stop
  */
 export async function trainVae(
   codec: Codec,
   sources: readonly { readonly source: CropSource; readonly weight: number }[],
   recipe: VaeRecipe,
-  how: { readonly device: Device; readonly perception?: Perception; report(progress: VaeProgress): void; breathe(step: number): Promise<void> },
+  how: { readonly device: Device; readonly perception?: Perception; readonly resumeFile?: string; readonly saveEveryMs?: number; report(progress: VaeProgress): void; breathe(step: number): Promise<void> },
 ): Promise<void> {
   const objectives = {
     plain: new VaeObjective(codec, { ...recipe.weights, perceptual: 0 }),
     full: recipe.weights.perceptual > 0 ? new VaeObjective(codec, recipe.weights, how.perception) : undefined,
   };
-  const parameters = codec.module.parameters();
-  codec.module.requiresGrad_(true);
+  codec.module.to({ dtype: "float32" }).requiresGrad_(true);
+  const parameters = [...codec.module.namedParameters()];
   using optimizer = new AdamW(parameters, { lr: recipe.lr, betas: [0.9, 0.99], weightDecay: 0 });
   using ema = new Ema(parameters, recipe.ema);
   using random = new Generator(recipe.seed);
@@ -71,8 +76,14 @@ export async function trainVae(
     }
     return items.at(-1) as T;
   };
-  for (let step = 0; step < recipe.steps; step++) {
+  const state = { module: codec.module, optimizer, ema, random };
+  let savedAt = performance.now();
+  for (let step = how.resumeFile === undefined ? 0 : loadState(how.resumeFile, state); step < recipe.steps; step++) {
     await how.breathe(step);
+    if (how.resumeFile !== undefined && performance.now() - savedAt >= (how.saveEveryMs ?? SAVE_EVERY_MS)) {
+      saveState(how.resumeFile, step, state);
+      savedAt = performance.now();
+    }
     optimizer.setLr(learningRate(recipe, step));
     scope(() => {
       const u = rand([65], { generator: random }).toNumbers();

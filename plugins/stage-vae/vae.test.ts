@@ -1,4 +1,7 @@
 import { expect, test } from "bun:test";
+import { mkdtempSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { Generator, noGrad, randint, scope, tensor, zeros } from "../../native/index.ts";
 import { WanVae } from "../wan-vae/codec.ts";
 import { VaeConfig } from "../wan-vae/params.ts";
@@ -49,4 +52,28 @@ test("a few dozen steps on one flat clip raise its PSNR, and the statistics norm
   scope(() => noGrad(() => expect(Math.abs(codec.encode(clips[0] as (typeof clips)[0]).mean().item())).toBeLessThan(0.5)));
   for (const clip of clips) clip.dispose();
   await codec[Symbol.asyncDispose]();
+});
+
+test("training that was stopped goes on to the very same weights", async () => {
+  using random = new Generator(1);
+  using frames = scope(() => randint(0, 256, [6, 3, 32, 32], { generator: random, dtype: "uint8" }));
+  using source = new CropSource(frames, "cpu");
+  const resumeFile = join(mkdtempSync(join(tmpdir(), "waver-vae-")), "state.safetensors");
+  const run = async (stopAt: number | null, resume: boolean): Promise<string> => {
+    using fresh = new Generator(7);
+    const codec = WanVae.init(tiny, fresh, { device: "cpu" });
+    const recipe = { steps: 8, lr: 3e-3, warmup: 2, batches: [{ share: 1, size: 1, frames: 5, side: 16 }], weights: { l1: 1, perceptual: 0, kl: 1e-4 }, perceptualFrom: 0, maxStride: 1, whole: 0.5, gradNorm: 1, ema: 0.8, matmul: "float32", seed: 4 } as const;
+    const stop = new Error("stopped");
+    await trainVae(codec, [{ source, weight: 1 }], recipe, {
+      device: "cpu", report() {}, saveEveryMs: 0, ...(resume ? { resumeFile } : {}),
+      async breathe(step) { if (step === stopAt) throw stop; },
+    }).catch((error: unknown) => { if (error !== stop) throw error; });
+    const hash = new Bun.CryptoHasher("sha256");
+    scope(() => { for (const [, weight] of codec.module.namedParameters()) hash.update(weight.bytes()); });
+    await codec[Symbol.asyncDispose]();
+    return hash.digest("hex");
+  };
+  const straight = await run(null, false);
+  await run(5, true);
+  expect(await run(null, true)).toBe(straight);
 });
