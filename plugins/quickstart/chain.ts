@@ -31,8 +31,7 @@ export async function runChain(request: Request, ctx: Context): Promise<Results>
   const profile = profileOf(request);
   const root = resolve(request.output);
   await mkdir(root, { recursive: true });
-  const total = 9 + 3 * profile.prompts + profile.refined + profile.heldOut;
-  const steps = new Steps(ctx, total);
+  const steps = new Steps(ctx, numSteps(request, profile));
   const shortcomings: string[] = [];
 
   const { videos, captions, heldOut } = await sourcesOf(request, profile, root, steps, shortcomings);
@@ -90,6 +89,14 @@ export async function runChain(request: Request, ctx: Context): Promise<Results>
     versions: {},
     shortcomings,
   };
+}
+
+/** Child jobs of a whole run, the report included: the four kinds whose number follows from the profile, and the rest. */
+function numSteps({ videos }: Request, { prompts, refined, heldOut, snapshots }: Profile): number {
+  const own = videos === undefined;
+  const training = 3 + (snapshots > 1 ? 1 : 0);
+  const judging = 2 + (own ? 1 : 0);
+  return (own ? 1 : 0) + 2 + training + 2 + prompts + refined + (own ? heldOut : 0) + judging + 1;
 }
 
 function profileOf({ profile, steps }: Request): Profile {

@@ -26,29 +26,48 @@ const Reported = z.object({ page: z.string() });
 export async function runQuickstart(request: Request, version: string, ctx: Context): Promise<Answer> {
   const started = performance.now();
   const results = await runChain(request, ctx);
-  const withVersions: Results = { ...results, versions: { waver: version, ...(await versions()) } };
   const root = resolve(request.output);
-  const workSeconds = results.stages.reduce((sum, { seconds }) => sum + seconds, 0);
-  const { verdict, description } = describe(withVersions, {
+  const file = join(root, "results.json");
+  const earlier = await earlierStages(file);
+  // A reused child cost nothing now; what it cost when it was done is in the last description.
+  const stages = results.stages.map((stage) => ({
+    ...stage,
+    seconds: stage.isReused ? (earlier.get(stage.name) ?? stage.seconds) : stage.seconds,
+  }));
+  const workSeconds = stages.reduce((sum, { seconds }) => sum + seconds, 0);
+  const told: Results = { ...results, stages, versions: { waver: version, ...(await versions()) } };
+  const { verdict, description } = describe(told, {
     isShort: request.profile === "test",
     createdAt: new Date().toISOString().slice(0, 16).replace("T", ", "),
     totalSeconds: workSeconds,
     cores: availableParallelism(),
   });
-  const file = join(root, "results.json");
   await writeUnlessSame(file, description);
   const report = await ctx.run("report", { description: file, output: join(root, "report") });
-  const reusedSteps = results.stages.filter(({ isReused }) => isReused).length + (report.reused ? 1 : 0);
+  const steps = stages.length + 1;
+  const reusedSteps = stages.filter(({ isReused }) => isReused).length + (report.reused ? 1 : 0);
   return {
     report: Reported.parse(report.output).page,
     verdict: verdict.headline,
-    sentences: verdict.sentences,
+    sentences: [
+      ...verdict.sentences,
+      ...(reusedSteps === steps ? [`Nothing had changed: all ${steps} steps were reused.`] : []),
+    ],
     seconds: (performance.now() - started) / 1000,
     workSeconds,
-    peakBytes: Math.max(...results.stages.map(({ peakBytes }) => peakBytes)),
-    steps: results.stages.length + 1,
+    peakBytes: Math.max(...stages.map(({ peakBytes }) => peakBytes)),
+    steps,
     reusedSteps,
   };
+}
+
+const Earlier = z.object({ stages: z.array(z.object({ name: z.string(), seconds: z.number() })) });
+
+/** Seconds of each stage as the last run told them. */
+async function earlierStages(file: string): Promise<Map<string, number>> {
+  if (!existsSync(file)) return new Map();
+  const parsed = Earlier.safeParse(JSON.parse(await readFile(file, "utf8")));
+  return new Map((parsed.data?.stages ?? []).map(({ name, seconds }) => [name, seconds]));
 }
 
 /** A run that only found earlier results tells the same story: its description, and so its page, stays as it was. */

@@ -1,5 +1,6 @@
 /** A page that a person can open: what came in, what was kept, how it learned, what it makes, how good that is. */
 import { defineOperation, definePlugin, z } from "../index.ts";
+import { readsOf } from "./reads.ts";
 
 const report = defineOperation({
   kind: "job",
@@ -17,6 +18,8 @@ const report = defineOperation({
   }),
   output: z.object({ page: z.string(), numClips: z.int(), bytes: z.int() }),
   slots: {},
+  reads: ({ description }) => readsOf(description),
+  writes: ({ page }) => [page],
   examples: ["waver report --description results.json --output report"],
   async run({ description, output }, _picks, ctx) {
     const { writeReport } = await import("./write.ts");
