@@ -7,6 +7,7 @@
 import { mkdir } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { type Context, type Evaluation, readTable, WaverError, type z } from "../index.ts";
+import { adaptedVae } from "./adapt.ts";
 import type { CutClip } from "./cut.ts";
 import { Curated, Cut, Judged, Sourced } from "./outputs.ts";
 import { HIGH, judgingCodec, PROFILES, type Profile, type ProfileName, SCALE, SHAPE } from "./profile.ts";
@@ -53,7 +54,8 @@ export async function runChain(request: Request, ctx: Context): Promise<Results>
     Cut,
   );
 
-  const model = await trained(curated.set.digest, request.seed, profile, root, steps);
+  const vae = await adaptedVae(curated.set.path, request.seed, profile, root, steps);
+  const model = await trained(curated.set.digest, request.seed, profile, root, vae, steps);
   const prompts = chosenPrompts(clips, profile.prompts);
   const made = await generated(model.video, prompts, profile, root, steps);
   const refinedClips = await refined(model.refiner, made.textToVideo, heldOut, profile, root, steps);
@@ -62,7 +64,7 @@ export async function runChain(request: Request, ctx: Context): Promise<Results>
     return larger === undefined ? each : { ...each, refined: larger };
   });
   const judged = await evaluated(
-    { clips, textToVideo, imageToVideo: made.imageToVideo, heldOut: refinedClips.heldOut, model: model.digest },
+    { clips, textToVideo, imageToVideo: made.imageToVideo, heldOut: refinedClips.heldOut, model: model.digest, vae },
     steps,
   );
   const rows = await readTable({ files: [curated.table.path] });
@@ -160,12 +162,14 @@ async function evaluated(
     imageToVideo,
     heldOut,
     model,
+    vae,
   }: {
     clips: readonly CutClip[];
     textToVideo: readonly Generated[];
     imageToVideo: readonly Generated[];
     heldOut: Results["heldOut"];
     model: string;
+    vae: string;
   },
   steps: Steps,
 ): Promise<Results["judged"]> {
@@ -199,13 +203,13 @@ async function evaluated(
     ),
     firstFrame: await judge(
       "Judge first frames",
-      { id: "first-frame", codec: judgingCodec },
+      { id: "first-frame", codec: judgingCodec(vae) },
       imageToVideo.map(({ id, file, prompt, image }) => ({ id, video: file, prompt, task: "i2v", image })),
       [],
     ),
     refined: await judge(
       "Judge refined clips",
-      { id: "refined-latents", codec: judgingCodec, scale: SCALE },
+      { id: "refined-latents", codec: judgingCodec(vae), scale: SCALE },
       heldOut.map(({ id, refined: video, caption, high }) => ({
         id,
         video,

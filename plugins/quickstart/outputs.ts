@@ -21,6 +21,7 @@ export const Trained = z.object({
   lossLog: z.string(),
   snapshots: z.array(z.object({ digest: Digest })),
 });
+export const Adapted = z.object({ path: z.string(), psnr: z.number() });
 export const Merged = Artefact;
 export const Made = z.object({
   items: z.array(z.object({ prompt: z.string(), seed: z.int(), path: z.string(), digest: Digest })),

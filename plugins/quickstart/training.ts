@@ -22,6 +22,7 @@ export async function trained(
   seed: number,
   profile: Profile,
   root: string,
+  vae: string,
   steps: Steps,
 ): Promise<Models> {
   const folder = join(root, "models");
@@ -33,7 +34,7 @@ export async function trained(
     const input = { set, ...body };
     return steps.run(name, "train", { ...input, output: named(folder, short, input) }, Trained);
   };
-  const image = await stage("Train: words to images", "image", imageStage(profile, seed));
+  const image = await stage("Train: words to images", "image", imageStage(profile, seed, vae));
   const video = await stage("Train: words and images to video", "video", {
     model: image.digest,
     ...videoStage(profile, seed),
