@@ -1,15 +1,16 @@
-// The memory-bound parts of a transformer block. Each has a composition of aten operators, which carries gradients and
-// runs on every device, and a CPU kernel in src/fused_cpu.cc that does it in one pass when no graph is recorded.
+// The memory-bound parts of a transformer block. Each has a composition of aten operators, which runs on every device,
+// and a CPU kernel in src/fused_cpu.cc that does it in one pass; gradients are in src/fused_grad.cc.
 import { many, one } from "../call.ts";
 import { layerNorm } from "../functional.ts";
 import { schema } from "../schema.ts";
 import { scope } from "../scope.ts";
 import type { Tensor } from "../tensor.ts";
-import { fusible } from "./fusion.ts";
+import { fusible, fusibleWithGrad } from "./fusion.ts";
 import { composedRope, type RopeTable } from "./rope.ts";
 
 const GATED_NORM = schema("waver::gated_norm");
 const NORM_ROPE = schema("waver::norm_rope");
+const GELU_TANH = schema("waver::gelu_tanh");
 const L2_NORM_SILU = schema("waver::l2_norm_silu");
 
 /** Modulation of one sub-layer; each [B, 1, D], [B, S, D] or [D]. */
@@ -25,7 +26,7 @@ function rows(x: Tensor): boolean {
 /** LayerNorm(x) (1 + scale) + shift without weights of its own (adaLN, Peebles and Xie 2023); x [B, S, D], float32 inside. */
 export function modulatedLayerNorm(x: Tensor, { scale, shift }: Modulation, eps = 1e-6): Tensor {
   return scope(() => {
-    if (rows(x) && fusible(x, scale, shift)) {
+    if (rows(x) && fusibleWithGrad(x, scale, shift)) {
       return many(GATED_NORM, x, null, null, scale, shift, true, eps)[1] as Tensor;
     }
     let n = layerNorm(x.to("float32"), [x.size(-1)], null, null, eps);
@@ -38,7 +39,7 @@ export function modulatedLayerNorm(x: Tensor, { scale, shift }: Modulation, eps 
 /** x + gate * y in float32, in the dtype of x; x, y [B, S, D]. */
 export function gatedAdd(x: Tensor, y: Tensor, gate: Tensor | null): Tensor {
   return scope(() => {
-    if (rows(x) && rows(y) && x.dtype === y.dtype && fusible(x, y, gate)) {
+    if (rows(x) && rows(y) && x.dtype === y.dtype && fusibleWithGrad(x, gate)) {
       return many(GATED_NORM, x, y, gate, null, null, false, 0)[0] as Tensor;
     }
     const f = x.to("float32");
@@ -54,7 +55,7 @@ export function gatedAddNorm(
   next: Modulation,
   eps = 1e-6,
 ): [Tensor, Tensor] {
-  if (rows(x) && rows(y) && x.dtype === y.dtype && fusible(x, y, gate, next.scale, next.shift)) {
+  if (rows(x) && rows(y) && x.dtype === y.dtype && fusibleWithGrad(x, gate, next.scale, next.shift)) {
     return many(GATED_NORM, x, y, gate, next.scale, next.shift, true, eps) as [Tensor, Tensor];
   }
   const h = gatedAdd(x, y, gate);
@@ -78,7 +79,7 @@ export function normRope(
 ): Tensor {
   return scope(() => {
     const split = x.unflatten(-1, [heads, -1]);
-    if (x.strides.at(-1) === 1 && fusible(x, weight)) {
+    if (x.strides.at(-1) === 1 && fusibleWithGrad(x)) {
       const group = weight === null ? 0 : over === "head" ? 1 : 2;
       return one(NORM_ROPE, split, weight, rope?.cos, rope?.sin, group, eps).transpose(1, 2);
     }
@@ -91,6 +92,20 @@ export function normRope(
     if (rope) h = composedRope(h, rope.cos.unsqueeze(-2), rope.sin.unsqueeze(-2));
     return h.to(x.dtype).transpose(1, 2);
   });
+}
+
+/** GELU in its tanh form; x may be a slice of a wider tensor's last axis. */
+export function geluTanh(x: Tensor): Tensor {
+  return evenRows(x) && fusibleWithGrad(x) ? one(GELU_TANH, x) : x.gelu("tanh");
+}
+
+/** Whether the rows of x lie at one distance. */
+function evenRows(x: Tensor): boolean {
+  const { strides, shape } = x;
+  return (
+    strides.at(-1) === 1 &&
+    strides.slice(0, -2).every((stride, i) => shape[i] === 1 || stride === (strides[i + 1] as number) * (shape[i + 1] as number))
+  );
 }
 
 /**

@@ -14,7 +14,16 @@ export function withoutFusion<T>(fn: () => T): T {
   }
 }
 
-/** @internal A CPU kernel may stand in: no graph is recorded and it knows the dtype. */
+const known = (x: Tensor): boolean =>
+  fusion && (x.dtype === "float32" || x.dtype === "bfloat16") && x.device === "cpu";
+
+/** @internal A CPU kernel without a gradient may stand in: no graph is recorded and it knows the dtype. */
 export function fusible(x: Tensor, ...others: (Tensor | null | undefined)[]): boolean {
-  return fusion && (x.dtype === "float32" || x.dtype === "bfloat16") && x.device === "cpu" && !needsGraph(x, ...others);
+  return known(x) && !needsGraph(x, ...others);
+}
+
+/** @internal The same for a kernel with a gradient, which sums over tokens: `modulation` must not differ between them. */
+export function fusibleWithGrad(x: Tensor, ...modulation: (Tensor | null | undefined)[]): boolean {
+  if (!known(x)) return false;
+  return modulation.every((m) => !m || m.ndim === 1 || m.size(-2) === 1) || !needsGraph(x, ...modulation);
 }

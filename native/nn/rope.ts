@@ -5,7 +5,7 @@ import { stack, tensor } from "../ops.ts";
 import { schema } from "../schema.ts";
 import { scope } from "../scope.ts";
 import type { Device, Tensor } from "../tensor.ts";
-import { fusible } from "./fusion.ts";
+import { fusibleWithGrad } from "./fusion.ts";
 
 const NORM_ROPE = schema("waver::norm_rope");
 
@@ -114,7 +114,7 @@ export function composedRope(x: Tensor, cos: Tensor, sin: Tensor): Tensor {
 export function applyRopeInterleaved(x: Tensor, cos: Tensor, sin: Tensor, layout?: HeadLayout): Tensor {
   const at = placed(x, cos, layout);
   return scope(() => {
-    if (x.ndim === 4 && at !== null && x.strides[3] === 1 && fusible(x)) {
+    if (x.ndim === 4 && at !== null && x.strides[3] === 1 && fusibleWithGrad(x)) {
       if (at === "BSHD") return one(NORM_ROPE, x, null, cos, sin, 0, 0);
       return one(NORM_ROPE, x.transpose(1, 2), null, cos, sin, 0, 0).transpose(1, 2);
     }

@@ -1,79 +1,10 @@
-// CPU kernels of namespace waver::, one pass over memory where aten needs three to six. Inference only: their reference
-// compositions in nn/fused.ts carry the gradients, and tests hold the two to each other. All arithmetic is float32.
-#include <ATen/ATen.h>
-#include <ATen/Parallel.h>
+// CPU kernels of namespace waver::, one pass over memory where aten needs three to six. Gradients are in fused_grad.cc; the
+// reference compositions are in nn/fused.ts, and tests hold the two to each other. All arithmetic is float32.
+#include "rows.h"
 #include <torch/library.h>
-#include <cmath>
-#include <cstring>
-#include <optional>
-#include <vector>
 
 namespace {
-using at::Tensor;
-using OptTensor = std::optional<Tensor>;
-
-constexpr int64_t kGrain = 8;  // rows a thread takes at least; a row is one token
-
-// Plain loops over bit patterns: the compiler vectorises them (KERNEL_FLAGS), and tails need no second path.
-inline void load(const float* p, float* out, int64_t n) { std::memcpy(out, p, static_cast<size_t>(n) * sizeof(float)); }
-inline void load(const at::BFloat16* p, float* out, int64_t n) {
-  auto* bits = reinterpret_cast<const uint16_t*>(p);
-  auto* o = reinterpret_cast<uint32_t*>(out);
-  for (int64_t i = 0; i < n; i++) o[i] = static_cast<uint32_t>(bits[i]) << 16;
-}
-inline void store(const float* p, float* out, int64_t n) { std::memcpy(out, p, static_cast<size_t>(n) * sizeof(float)); }
-inline void store(const float* p, at::BFloat16* out, int64_t n) {  // round to nearest even, as c10 does
-  auto* v = reinterpret_cast<const uint32_t*>(p);
-  auto* o = reinterpret_cast<uint16_t*>(out);
-  for (int64_t i = 0; i < n; i++) {
-    uint32_t x = v[i], rounded = (x + 0x7FFFu + ((x >> 16) & 1u)) >> 16;
-    o[i] = static_cast<uint16_t>((x & 0x7FFFFFFFu) > 0x7F800000u ? 0x7FC0u : rounded);
-  }
-}
-inline float sum(const float* p, int64_t n) {
-  float s = 0;
-#pragma omp simd reduction(+ : s)
-  for (int64_t i = 0; i < n; i++) s += p[i];
-  return s;
-}
-inline float squares(const float* p, float mean, int64_t n) {
-  float s = 0;
-#pragma omp simd reduction(+ : s)
-  for (int64_t i = 0; i < n; i++) s += (p[i] - mean) * (p[i] - mean);
-  return s;
-}
-
-// A float32 operand broadcast to the rows of [B, S, ...]; null data when it is absent.
-struct Rows {
-  Tensor hold;
-  const float* data = nullptr;
-  int64_t b = 0, s = 0;
-  Rows() = default;
-  Rows(const OptTensor& t, int64_t B, int64_t S, int64_t n, const char* name) {
-    if (!t) return;
-    TORCH_CHECK(t->size(-1) == n, name, " [", t->sizes(), "] must end in ", n);
-    hold = t->to(at::kFloat);
-    if (hold.stride(-1) != 1) hold = hold.contiguous();
-    hold = hold.expand({B, S, n});
-    data = hold.const_data_ptr<float>();
-    b = hold.stride(0);
-    s = hold.stride(1);
-  }
-  const float* row(int64_t i, int64_t j) const { return data ? data + i * b + j * s : nullptr; }
-};
-
-template <class F>
-void dispatch(const Tensor& x, const char* name, F f) {
-  if (x.scalar_type() == at::kFloat) f(float{});
-  else if (x.scalar_type() == at::kBFloat16) f(at::BFloat16{});
-  else TORCH_CHECK(false, name, ": float32 or bfloat16 expected, got ", x.scalar_type());
-}
-template <class F>
-void eachRow(int64_t B, int64_t S, F f) {
-  at::parallel_for(0, B * S, kGrain, [&](int64_t from, int64_t to) {
-    for (int64_t r = from; r < to; r++) f(r / S, r % S);
-  });
-}
+using namespace waver;
 
 // x [B, S, H, d], any strides but a dense last axis -> contiguous [B, S, H, d].
 // group 0: no norm; 1: RMS per head, weight [d]; 2: RMS over the token, weight [H * d]. cos, sin [(B,) S, d / 2] or none.
@@ -163,23 +94,6 @@ std::tuple<Tensor, Tensor> gatedNorm(const Tensor& x, const OptTensor& y, const 
   return {y ? h : at::alias(x), norm ? n : at::empty({0}, x.options())};
 }
 
-// exp as 2^n * p(r), coefficients of Cephes' expf (2 ulp): std::exp would not be vectorised.
-inline float fastExp(float x) {
-  x = x < -87.f ? -87.f : x > 87.f ? 87.f : x;
-  float n = (x * 1.44269504f + 12582912.f) - 12582912.f;  // 1.5 * 2^23: rounds to the nearest integer
-  float r = x - n * 0.693359375f + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  float y = p * r * r + r + 1.f;
-  int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
-  float scale;
-  std::memcpy(&scale, &bits, 4);
-  return y * scale;
-}
 inline float silu(float x) { return x / (1.f + fastExp(-x)); }
 
 // x [R, C] dense rows: x / max(|x|, eps) * sqrt(C) * weight, then SiLU if asked. Wan's VAE norm on channels-last rows.
@@ -208,6 +122,29 @@ Tensor l2NormSilu(const Tensor& x, const Tensor& weight, double eps, bool activa
   return out;
 }
 
+// x [..., C] with a dense last axis and evenly spaced rows -> contiguous x / (1 + exp(-2u)), u = sqrt(2 / pi) (x + 0.044715 x^3):
+// GELU's tanh form (Hendrycks and Gimpel 2016) without the tanh.
+Tensor geluTanh(const Tensor& x) {
+  auto [rows, stride, C] = evenRows(x, "gelu_tanh");
+  Tensor out = at::empty(x.sizes(), x.options().memory_format(at::MemoryFormat::Contiguous));
+  dispatch(x, "gelu_tanh", [&, rows = rows, stride = stride, C = C](auto tag) {
+    using T = decltype(tag);
+    const T* in = x.const_data_ptr<T>();
+    T* o = out.mutable_data_ptr<T>();
+    at::parallel_for(0, rows, kGrain, [&](int64_t from, int64_t to) {
+      std::vector<float> row(C);
+      float* v = row.data();
+      for (int64_t r = from; r < to; r++) {
+        load(in + r * stride, v, C);
+        for (int64_t e = 0; e < C; e++) v[e] = v[e] * geluGate(v[e]);
+        store(v, o + r * C, C);
+      }
+    });
+  });
+  return out;
+}
+
+Tensor geluTanhMeta(const Tensor& x) { return at::empty(x.sizes(), x.options()); }
 Tensor normRopeMeta(const Tensor& x, const OptTensor&, const OptTensor&, const OptTensor&, int64_t, double) { return at::empty(x.sizes(), x.options()); }
 std::tuple<Tensor, Tensor> gatedNormMeta(const Tensor& x, const OptTensor&, const OptTensor&, const OptTensor&, const OptTensor&, bool, double) { return {at::empty_like(x), at::empty_like(x)}; }
 Tensor l2NormSiluMeta(const Tensor& x, const Tensor&, double, bool) { return at::empty_like(x); }
@@ -217,15 +154,18 @@ Tensor l2NormSiluMeta(const Tensor& x, const Tensor&, double, bool) { return at:
 TORCH_LIBRARY(waver, m) {
   m.def("norm_rope(Tensor x, Tensor? weight, Tensor? cos, Tensor? sin, int group, float eps) -> Tensor");
   m.def("gated_norm(Tensor x, Tensor? y, Tensor? gate, Tensor? scale, Tensor? shift, bool norm, float eps) -> (Tensor, Tensor)");
+  m.def("gelu_tanh(Tensor x) -> Tensor");
   m.def("l2_norm_silu(Tensor x, Tensor weight, float eps, bool activate) -> Tensor");
 }
 TORCH_LIBRARY_IMPL(waver, CPU, m) {
   m.impl("norm_rope", normRope);
   m.impl("gated_norm", gatedNorm);
+  m.impl("gelu_tanh", geluTanh);
   m.impl("l2_norm_silu", l2NormSilu);
 }
 TORCH_LIBRARY_IMPL(waver, Meta, m) {
   m.impl("norm_rope", normRopeMeta);
   m.impl("gated_norm", gatedNormMeta);
+  m.impl("gelu_tanh", geluTanhMeta);
   m.impl("l2_norm_silu", l2NormSiluMeta);
 }

@@ -5,7 +5,7 @@
  * Children are named as the checkpoint's keys.
  */
 import {
-  cat, gatedAdd, gatedAddNorm, Linear, modulatedLayerNorm, Module, normRope, RMSNorm, type RopeTable, scaledDotProductAttention, type Tensor, tensor,
+  cat, gatedAdd, gatedAddNorm, geluTanh, Linear, modulatedLayerNorm, Module, normRope, RMSNorm, type RopeTable, scaledDotProductAttention, type Tensor, tensor,
   zerosInit,
 } from "../../native/index.ts";
 import { MLP_RATIO, TIME_FEATURES, type WaverParams } from "./params.ts";
@@ -97,7 +97,6 @@ export class Mlp extends Module {
   }
 }
 
-const gelu = (x: Tensor): Tensor => x.gelu("tanh");
 const silu = (x: Tensor): Tensor => x.silu();
 
 /** One modality's own half of a dual-stream block. */
@@ -113,7 +112,7 @@ class Stream extends Heads {
     this.mod = modulationOf(D, 6);
     this.qkv = new Linear(D, 3 * D);
     this.proj = new Linear(D, D);
-    this.mlp = new Mlp(D, MLP_RATIO * D, D, gelu);
+    this.mlp = new Mlp(D, MLP_RATIO * D, D, geluTanh);
   }
 
   before(x: Tensor, mod: Modulation, rope: RopeTable | null): [Tensor, Tensor, Tensor] {
@@ -173,7 +172,7 @@ export class SingleBlock extends Heads {
     const mod = modulations(this.mod, shared.vec, 1)[0]!;
     const [qkv, hidden] = this.fused_in.forward(modulatedLayerNorm(tokens, mod, EPS)).split([3 * D, MLP_RATIO * D], -1) as [Tensor, Tensor];
     const attended = attention(...this.split(qkv, shared.rope.joint), kind, shared);
-    return gatedAdd(tokens, this.fused_out.forward(cat([attended, gelu(hidden)], -1)), mod.gate);
+    return gatedAdd(tokens, this.fused_out.forward(cat([attended, geluTanh(hidden)], -1)), mod.gate);
   }
 }
 
@@ -192,7 +191,7 @@ export class TextProjection extends Module {
 
   /** [B L dim] -> [B L D] */
   forward(states: Tensor): Tensor {
-    return this.fc2.forward(gelu(this.fc1.forward(this.norm.forward(states))));
+    return this.fc2.forward(geluTanh(this.fc1.forward(this.norm.forward(states))));
   }
 }
 
