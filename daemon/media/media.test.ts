@@ -110,6 +110,28 @@ describe("probe", () => {
     }
   });
 
+  test("time stamps that jump by years are refused, not filled with copies", async () => {
+    const path = join(folder, "gap.mkv");
+    const jump = "setpts='if(gte(N,24),N/25+100000,N/25)/TB'";
+    await ffmpeg(
+      "-f",
+      "lavfi",
+      "-t",
+      "1",
+      "-i",
+      "testsrc2=s=64x48:r=25",
+      "-vf",
+      jump,
+      "-fps_mode",
+      "passthrough",
+      "-c:v",
+      "mpeg4",
+      path,
+    );
+    const error = await failure(media.probe(path));
+    expect([error.code, error.message]).toEqual(["media_unreadable", expect.stringContaining("time stamps")]);
+  });
+
   test("too many pixels are refused", async () => {
     const small = createMedia({ config: { maxPixels: 5000 } });
     expect((await failure(small.probe(clip))).code).toBe("media_too_large");

@@ -33,6 +33,11 @@ const RATES = [
   120,
 ];
 
+/** Seconds. Nothing that is curated lasts longer than a day. */
+const LONGEST = 24 * 3600;
+/** Frames a second: a slide show of one picture in ten seconds is the least that is still a video. */
+const SLOWEST = 0.1;
+
 export async function probeFile(program: string, path: string, limits: Limits, signal?: AbortSignal): Promise<Source> {
   const { bytes } = await fileFacts(path);
   const [packets, id] = await Promise.all([listPackets(program, path, limits, signal), hashFile(path, signal)]);
@@ -48,6 +53,16 @@ export async function probeFile(program: string, path: string, limits: Limits, s
         : 25;
   const end = last.pts + (last.duration > 0 ? last.duration : 1 / (fps * tick));
   const duration = (end - first) * tick;
+  // Frames are laid on an even grid, so a gap of years would be filled with copies: a bomb of a few bytes.
+  if (duration > LONGEST || fps < SLOWEST) {
+    throw new WaverError(
+      "media_unreadable",
+      `the time stamps of ${name} make no sense: ${count} frames in ${Math.round(duration)} s`,
+      {
+        hint: "convert it again from its source",
+      },
+    );
+  }
   const turned = packets.rotation % 180 !== 0;
   return {
     id,
