@@ -55,7 +55,7 @@ export async function runChain(request: Request, ctx: Context): Promise<Results>
   );
 
   const vae = await adaptedVae(curated.set.path, request.seed, profile, root, steps);
-  const model = await trained(curated.set.digest, request.seed, profile, root, vae, steps);
+  const model = await trained(curated.set.digest, request.seed, profile, root, vae.path, steps);
   const prompts = chosenPrompts(clips, profile.prompts);
   const made = await generated(model.video, prompts, profile, root, steps);
   const refinedClips = await refined(model.refiner, made.textToVideo, heldOut, profile, root, steps);
@@ -64,7 +64,14 @@ export async function runChain(request: Request, ctx: Context): Promise<Results>
     return larger === undefined ? each : { ...each, refined: larger };
   });
   const judged = await evaluated(
-    { clips, textToVideo, imageToVideo: made.imageToVideo, heldOut: refinedClips.heldOut, model: model.digest, vae },
+    {
+      clips,
+      textToVideo,
+      imageToVideo: made.imageToVideo,
+      heldOut: refinedClips.heldOut,
+      model: model.digest,
+      vae: vae.path,
+    },
     steps,
   );
   const rows = await readTable({ files: [curated.table.path] });
@@ -86,6 +93,7 @@ export async function runChain(request: Request, ctx: Context): Promise<Results>
     imageToVideo: made.imageToVideo,
     heldOut: refinedClips.heldOut,
     judged,
+    vaePsnr: vae.psnr,
     names: Object.fromEntries(rows.map(({ source, path }) => [source, basename(path)])),
     stages: steps.costs,
     versions: {},
@@ -98,7 +106,8 @@ function numSteps({ videos }: Request, { prompts, refined, heldOut, snapshots }:
   const own = videos === undefined;
   const training = 3 + (snapshots > 1 ? 1 : 0);
   const judging = 2 + (own ? 1 : 0);
-  return (own ? 1 : 0) + 2 + training + 2 + prompts + refined + (own ? heldOut : 0) + judging + 1;
+  // Curated, cut for both sizes, adapted.
+  return (own ? 1 : 0) + 4 + training + 2 + prompts + refined + (own ? heldOut : 0) + judging + 1;
 }
 
 function profileOf({ profile, steps }: Request): Profile {

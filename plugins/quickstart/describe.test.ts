@@ -45,6 +45,7 @@ const results: Results = {
       notes: {},
     },
   },
+  vaePsnr: 25.2,
   names: { "sha256:9": "a.mp4" },
   stages: [{ name: "Train", operation: "train", seconds: 10, peakBytes: 2e9, isReused: false }],
   versions: { waver: "0.1.0" },

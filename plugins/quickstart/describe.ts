@@ -114,12 +114,13 @@ function sheets(
   });
 }
 
-function figuresOf({ judged, textToVideo }: Results): Figures {
+function figuresOf({ judged, textToVideo, vaePsnr }: Results): Figures {
   const { clips, firstFrame, refined } = judged;
   const of = (summary: Readonly<Record<string, number>>, name: string): number => summary[name] ?? 0;
   const pair = (name: string, reference: string) =>
     clips ? { generated: of(clips.summary, name), training: of(clips.summary, reference) } : null;
   return {
+    vaePsnr,
     memorised: clips
       ? {
           count: of(clips.summary, "numMemorised"),

@@ -51,6 +51,8 @@ export interface Results {
     readonly firstFrame: Evaluation | null;
     readonly refined: Evaluation | null;
   };
+  /** dB that the VAE keeps of the training clips: nothing that it decodes can be truer. */
+  readonly vaePsnr: number;
   /** Source files by digest, for the lineage. */
   readonly names: Readonly<Record<string, string>>;
   readonly stages: readonly StageCost[];

@@ -2,6 +2,8 @@
 
 /** Figures of one quick start; null where a part did not run. */
 export interface Figures {
+  /** dB that the VAE keeps of the training clips. */
+  readonly vaePsnr: number;
   readonly memorised: { readonly count: number; readonly of: number; readonly chance: number } | null;
   readonly firstFrame: { readonly psnr: number; readonly of: number } | null;
   readonly refined: {
@@ -127,6 +129,13 @@ export function verdictOf(figures: Figures, how: { readonly isShort: boolean }):
   }
 
   measures.push(
+    {
+      name: "VAE",
+      meaning: "PSNR of training clips after the VAE alone: nothing that the model makes can be truer",
+      value: figures.vaePsnr,
+      unit: "dB",
+      isReached: null,
+    },
     share(
       "Motion",
       "mean change of luma between frames (a substitute for optical flow), as a share of the training clips'",
