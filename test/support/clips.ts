@@ -65,9 +65,7 @@ export const threeShots = (path: string): Promise<string> =>
   );
 
 /** Files that must each end in one clear sentence. */
-export async function badFiles(
-  folder: string,
-): Promise<{
+export async function badFiles(folder: string): Promise<{
   readonly text: string;
   readonly empty: string;
   readonly missing: string;
