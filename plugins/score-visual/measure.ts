@@ -89,8 +89,8 @@ function lightOf(
     squares += y * y;
     if (y < BLACK) dark++;
     else if (y > WHITE) bright++;
-    const high = r > g ? (r > b ? r : b) : g > b ? g : b;
-    const low = r < g ? (r < b ? r : b) : g < b ? g : b;
+    const high = Math.max(r, g, b);
+    const low = Math.min(r, g, b);
     if (high > 0) saturation += (high - low) / high;
   }
   return { sum, squares, dark, bright, saturation };

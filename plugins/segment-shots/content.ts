@@ -88,8 +88,8 @@ function toHsv(rgb: Uint8Array, out: Planes): void {
     const r = rgb[p] as number;
     const g = rgb[p + 1] as number;
     const b = rgb[p + 2] as number;
-    const v = r > g ? (r > b ? r : b) : g > b ? g : b;
-    const low = r < g ? (r < b ? r : b) : g < b ? g : b;
+    const v = Math.max(r, g, b);
+    const low = Math.min(r, g, b);
     const diff = v - low;
     const sector = v === r ? g - b : v === g ? b - r + 2 * diff : r - g + 4 * diff;
     const h = (sector * (HUE[diff] as number) + HALF) >> SHIFT;
