@@ -1,5 +1,5 @@
 /** The daemon's log: one JSON object a line in <home>/log/daemon.log, rotated by size. Details of failures live here and only here. */
-import { appendFileSync, existsSync, mkdirSync, renameSync, statSync } from "node:fs";
+import { appendFileSync, existsSync, mkdirSync, renameSync, statSync, truncateSync } from "node:fs";
 import { dirname } from "node:path";
 
 export type Level = "info" | "warn" | "error";
@@ -14,16 +14,34 @@ const MAX_LINE = 16_384;
 export function openLog(file: string): DaemonLog {
   mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
   let bytes = existsSync(file) ? statSync(file).size : 0;
-  return (level, event, fields = {}) => {
-    const line = `${JSON.stringify({ time: new Date().toISOString(), level, event, ...fields }, plain).slice(0, MAX_LINE)}\n`;
-    if (bytes + line.length > MAX_BYTES) {
+  let lost = 0;
+  const append = (text: string): void => {
+    if (bytes + text.length > MAX_BYTES) {
       rotate(file);
       bytes = 0;
     }
-    bytes += Buffer.byteLength(line);
-    appendFileSync(file, line, { mode: 0o600 });
+    appendFileSync(file, text, { mode: 0o600 });
+    bytes += Buffer.byteLength(text);
+  };
+  return (level, event, fields = {}) => {
+    try {
+      append((lost > 0 ? lineOf("warn", "log_lines_lost", { lines: lost }) : "") + lineOf(level, event, fields));
+      lost = 0;
+    } catch (error) {
+      // A full disk costs lines of the log, never the daemon. How many is said when there is room again.
+      const { code } = error as NodeJS.ErrnoException;
+      if (code !== "ENOSPC" && code !== "EDQUOT") throw error;
+      lost += 1;
+      if (existsSync(file)) truncateSync(file, bytes);
+    }
   };
 }
+
+const lineOf: (...line: Parameters<DaemonLog>) => string = (level, event, fields = {}) => {
+  const head = { time: new Date().toISOString(), level, event };
+  const whole = JSON.stringify({ ...head, ...fields }, plain);
+  return `${whole.length <= MAX_LINE ? whole : JSON.stringify({ ...head, cut: whole.slice(0, MAX_LINE) })}\n`;
+};
 
 function rotate(file: string): void {
   for (let n = KEPT - 1; n >= 1; n -= 1) if (existsSync(`${file}.${n}`)) renameSync(`${file}.${n}`, `${file}.${n + 1}`);

@@ -201,6 +201,7 @@ test("the log is rotated by size and holds one JSON object a line", async () => 
   const { openLog } = await import("../../daemon/log.ts");
   const log = openLog(join(where, "daemon.log"));
   for (let i = 0; i < 1_200; i += 1) log("info", "line", { text: "x".repeat(8_000) });
+  log("info", "line", { text: '"'.repeat(40_000) });
   expect(existsSync(join(where, "daemon.log.1"))).toBe(true);
   for (const line of readFileSync(join(where, "daemon.log"), "utf8").trim().split("\n"))
     expect(JSON.parse(line)).toMatchObject({ event: "line" });
