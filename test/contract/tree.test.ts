@@ -62,10 +62,15 @@ const isContract = (path: string): boolean => path.startsWith("plugins/") && plu
 const area = (path: string): string => path.split("/")[0] ?? "";
 const areas = ["cli", "daemon", "plugins", "native", "configs", "test"];
 
-/** house rules: `cli -> daemon/{client,wire}`, `daemon -> plugins/*.ts`, `daemon/runner -> native`, and so on. */
+/**
+ * House rules: `cli -> daemon/{client,wire}`, `daemon -> plugins/*.ts`, `daemon/runner -> native`, and so on. The client
+ * also knows plugins/errors.ts: codes and their exit statuses, which are data. Operations that compute reach tensors
+ * through daemon/runner/*, and by `await import()`, for the daemon itself reads their declarations (the last test).
+ */
 function isAllowed(from: string, to: string): boolean {
   if (!areas.includes(area(to)) || isTest(from)) return true; // package.json and the like; tests may see everything
-  if (from.startsWith("cli/")) return area(to) === "cli" || ["daemon/client.ts", "daemon/wire.ts", "plugins/errors.ts"].includes(to);
+  if (from.startsWith("cli/"))
+    return area(to) === "cli" || ["daemon/client.ts", "daemon/wire.ts", "plugins/errors.ts"].includes(to);
   if (from.startsWith("daemon/runner/")) return area(to) === "daemon" || area(to) === "native" || isContract(to);
   if (from.startsWith("daemon/")) return area(to) === "daemon" || isContract(to);
   if (isContract(from)) return isContract(to) || area(to) === "native";
