@@ -7,7 +7,10 @@ import { ERROR_CODES, type ErrorCode } from "../plugins/errors.ts";
 /** Raised when a change would confuse an older client. */
 export const WIRE_VERSION = 1;
 
-export const JobId = z.string().regex(/^job_[0-9a-z]{16}$/, "a job id looks like job_ and 16 letters or digits").brand<"JobId">();
+export const JobId = z
+  .string()
+  .regex(/^job_[0-9a-z]{16}$/, "a job id looks like job_ and 16 letters or digits")
+  .brand<"JobId">();
 export type JobId = z.output<typeof JobId>;
 
 export const JobState = z.enum(["queued", "running", "done", "failed", "cancelled"]);
@@ -56,9 +59,27 @@ export type JobView = z.output<typeof JobView>;
 
 /** An event of a job's stream (SSE: id = seq, event = type). `seq` grows by one within a job and is never reused. */
 export const JobEvent = z.discriminatedUnion("type", [
-  z.object({ type: z.literal("state"), seq: z.int(), time: z.string(), job: JobId, state: JobState, attempt: z.int(), reused: z.boolean().optional(), error: ErrorBodySchema.optional(), output: z.unknown().optional() }),
+  z.object({
+    type: z.literal("state"),
+    seq: z.int(),
+    time: z.string(),
+    job: JobId,
+    state: JobState,
+    attempt: z.int(),
+    reused: z.boolean().optional(),
+    error: ErrorBodySchema.optional(),
+    output: z.unknown().optional(),
+  }),
   z.object({ type: z.literal("progress"), seq: z.int(), time: z.string(), job: JobId, progress: Progress }),
-  z.object({ type: z.literal("log"), seq: z.int(), time: z.string(), job: JobId, level: z.enum(["info", "warn", "error"]), event: z.string(), fields: z.record(z.string(), z.unknown()) }),
+  z.object({
+    type: z.literal("log"),
+    seq: z.int(),
+    time: z.string(),
+    job: JobId,
+    level: z.enum(["info", "warn", "error"]),
+    event: z.string(),
+    fields: z.record(z.string(), z.unknown()),
+  }),
 ]);
 export type JobEvent = z.output<typeof JobEvent>;
 
@@ -84,13 +105,28 @@ export const OperationDoc = z.object({
   plugin: z.string().nullable(),
   input: z.record(z.string(), z.unknown()),
   output: z.record(z.string(), z.unknown()),
-  slots: z.record(z.string(), z.object({ hook: z.string(), summary: z.string(), many: z.boolean(), optional: z.boolean(), default: z.unknown().optional() })),
+  slots: z.record(
+    z.string(),
+    z.object({
+      hook: z.string(),
+      summary: z.string(),
+      many: z.boolean(),
+      optional: z.boolean(),
+      default: z.unknown().optional(),
+    }),
+  ),
   examples: z.array(z.string()),
 });
 export type OperationDoc = z.output<typeof OperationDoc>;
 
 /** GET /v1/operations. `pluginSet` is a hash: clients cache by it. */
-export const OperationsDoc = z.object({ wire: z.int(), version: z.string(), pluginSet: z.string(), operations: z.array(OperationDoc), providers: z.array(ProviderDoc) });
+export const OperationsDoc = z.object({
+  wire: z.int(),
+  version: z.string(),
+  pluginSet: z.string(),
+  operations: z.array(OperationDoc),
+  providers: z.array(ProviderDoc),
+});
 export type OperationsDoc = z.output<typeof OperationsDoc>;
 
 export const Status = z.object({

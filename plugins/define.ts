@@ -13,23 +13,33 @@ export interface Need {
   readonly optional?: boolean;
 }
 
-export interface Log {
-  /** `event` in snake_case; `fields` are plain data. The job's id is added by the host. */
-  (event: string, fields?: Readonly<Record<string, unknown>>): void;
-}
+/** `event` in snake_case; `fields` are plain data. The job's id is added by the host. */
+export type Log = (event: string, fields?: Readonly<Record<string, unknown>>) => void;
 
 /** Decoding and encoding, in sandboxed children of the host. */
 export interface Media {
   /** Facts of a file; throws media_missing, media_empty, media_unreadable or media_too_short. */
   probe(path: string, signal?: AbortSignal): Promise<Source>;
   /** Frames of a span in one view, in batches. */
-  frames(path: string, view: FrameView, how?: { start?: number; end?: number; signal?: AbortSignal }): AsyncIterable<FrameBatch>;
+  frames(
+    path: string,
+    view: FrameView,
+    how?: { start?: number; end?: number; signal?: AbortSignal },
+  ): AsyncIterable<FrameBatch>;
   /** Several views of one span from a single decode. Streams must be drained together. */
-  fanOut(path: string, views: Readonly<Record<string, FrameView>>, how?: { start?: number; end?: number; signal?: AbortSignal }): Readonly<Record<string, AsyncIterable<FrameBatch>>>;
+  fanOut(
+    path: string,
+    views: Readonly<Record<string, FrameView>>,
+    how?: { start?: number; end?: number; signal?: AbortSignal },
+  ): Readonly<Record<string, AsyncIterable<FrameBatch>>>;
   /** A still image as packed RGB, scaled to cover width x height when given. */
   image(path: string, size?: { width: number; height: number }): Promise<FrameBatch>;
   /** H.264, yuv420p, faststart MP4 at `path`, published whole or not at all. `metadata` is stored as the file's comment. */
-  writeVideo(path: string, frames: AsyncIterable<FrameBatch> | Iterable<FrameBatch>, how: { fps: number; metadata?: Readonly<Record<string, unknown>>; crf?: number; signal?: AbortSignal }): Promise<void>;
+  writeVideo(
+    path: string,
+    frames: AsyncIterable<FrameBatch> | Iterable<FrameBatch>,
+    how: { fps: number; metadata?: Readonly<Record<string, unknown>>; crf?: number; signal?: AbortSignal },
+  ): Promise<void>;
   /** The recipe that `writeVideo` stored, or null. */
   readMetadata(path: string): Promise<Record<string, unknown> | null>;
 }
@@ -63,7 +73,9 @@ export interface Context {
   /** A provider, loaded and resident, ready to call. */
   use<H extends HookName>(hook: H, id: string, options?: Readonly<Record<string, unknown>>): Promise<Used<H>>;
   /** Ids and traits of a hook's providers, to choose by trait. */
-  providers<H extends HookName>(hook: H): readonly { readonly id: string; readonly traits: Traits<H>; readonly summary: string }[];
+  providers<H extends HookName>(
+    hook: H,
+  ): readonly { readonly id: string; readonly traits: Traits<H>; readonly summary: string }[];
   /** A child job: journalled, resumable, and reused when the same work was done before. */
   run(operation: string, input: Readonly<Record<string, unknown>>): Promise<JobOutput>;
 }
@@ -149,7 +161,9 @@ export interface Operation<I extends z.ZodObject, O extends z.ZodType> {
   run(input: z.output<I>, picks: Picks, ctx: Context): Promise<z.output<O>>;
 }
 
-export const defineOperation = <I extends z.ZodObject, O extends z.ZodType>(operation: Operation<I, O>): Operation<I, O> => operation;
+export const defineOperation = <I extends z.ZodObject, O extends z.ZodType>(
+  operation: Operation<I, O>,
+): Operation<I, O> => operation;
 
 export interface Plugin<C extends z.ZodObject = z.ZodObject> {
   readonly name: string;
@@ -163,4 +177,3 @@ export interface Plugin<C extends z.ZodObject = z.ZodObject> {
 }
 
 export const definePlugin = <C extends z.ZodObject>(plugin: Plugin<C>): Plugin<C> => plugin;
-

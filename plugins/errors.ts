@@ -116,14 +116,19 @@ const ENGINE_CODES: Readonly<Record<string, ErrorCode>> = {
 /** Any thrown value as a WaverError: engine and system errors are translated, the rest becomes `internal`. */
 export function toWaverError(error: unknown): WaverError {
   if (error instanceof WaverError) return error;
-  if (error instanceof DOMException && error.name === "AbortError") return new WaverError("cancelled", "the job was cancelled");
+  if (error instanceof DOMException && error.name === "AbortError")
+    return new WaverError("cancelled", "the job was cancelled");
   if (error instanceof Error) {
     const code = (error as { code?: unknown }).code;
     const hint = (error as { hint?: unknown }).hint;
     const more = { cause: error, ...(typeof hint === "string" ? { hint } : {}) };
     if (code === "ENOSPC")
-      return new WaverError("disk_full", "the disk is full", { ...more, hint: "free some space, then run the same command again: it goes on where it stopped" });
-    if (typeof code === "string" && code in ENGINE_CODES) return new WaverError(ENGINE_CODES[code] as ErrorCode, error.message, more);
+      return new WaverError("disk_full", "the disk is full", {
+        ...more,
+        hint: "free some space, then run the same command again: it goes on where it stopped",
+      });
+    if (typeof code === "string" && code in ENGINE_CODES)
+      return new WaverError(ENGINE_CODES[code] as ErrorCode, error.message, more);
     if (typeof code === "string" && code in ERROR_CODES) return new WaverError(code as ErrorCode, error.message, more);
     return new WaverError("internal", error.message, more);
   }

@@ -2,6 +2,6 @@
 export { z } from "zod";
 export * from "./define.ts";
 export * from "./errors.ts";
-export * from "./table.ts";
 export { HOOK_API, type Hook, type HookName, hooks, type In, type Mode, type Out, type Traits } from "./hooks.ts";
+export * from "./table.ts";
 export * from "./types.ts";

@@ -9,7 +9,10 @@ import { z } from "zod";
 import type { DType, Generator, Module, Parameter, Tensor } from "../native/index.ts";
 
 /** A content address. Parsed once at every edge; paths are built only from parsed digests. */
-export const Digest = z.string().regex(/^sha256:[0-9a-f]{64}$/, "a digest is sha256: and 64 hex digits").brand<"Digest">();
+export const Digest = z
+  .string()
+  .regex(/^sha256:[0-9a-f]{64}$/, "a digest is sha256: and 64 hex digits")
+  .brand<"Digest">();
 export type Digest = z.output<typeof Digest>;
 
 /** What a sample is asked to be. Waver 2.1: one network, three tasks; `interpolate` is the same mask with other frames known. */
@@ -226,9 +229,18 @@ export interface SampleRequest {
   /** Flow time at which to start, 1 = pure noise; a resumed or refined sample starts lower. */
   readonly startStep?: number;
   /** The guided prediction at x, t (and its step index). */
-  readonly predict: (latents: Tensor, t: Tensor, at: { readonly step: number; readonly numSteps: number; readonly t: number }) => Tensor;
+  readonly predict: (
+    latents: Tensor,
+    t: Tensor,
+    at: { readonly step: number; readonly numSteps: number; readonly t: number },
+  ) => Tensor;
   /** Called after every step with the new state (borrowed); may save it or render a preview. Awaited. */
-  readonly onStep?: (at: { readonly step: number; readonly numSteps: number; readonly latents: Tensor; readonly state?: Readonly<Record<string, Tensor>> }) => Promise<void>;
+  readonly onStep?: (at: {
+    readonly step: number;
+    readonly numSteps: number;
+    readonly latents: Tensor;
+    readonly state?: Readonly<Record<string, Tensor>>;
+  }) => Promise<void>;
   /** Sampler state saved by `onStep`, to continue a killed sample. */
   readonly state?: Readonly<Record<string, Tensor>>;
   readonly signal: AbortSignal;
@@ -324,7 +336,14 @@ export type CheckpointRef = z.output<typeof CheckpointRef>;
 /** What an evaluator judges: generated files beside the clips they should resemble. */
 export const EvalSet = z.object({
   items: z.array(
-    z.object({ id: z.string(), video: z.string(), prompt: z.string(), task: Task, reference: z.string().optional(), image: z.string().optional() }),
+    z.object({
+      id: z.string(),
+      video: z.string(),
+      prompt: z.string(),
+      task: Task,
+      reference: z.string().optional(),
+      image: z.string().optional(),
+    }),
   ),
   /** Training clips, by caption, for nearest-neighbour measures. */
   references: z.array(z.object({ id: z.string(), video: z.string(), caption: z.string() })).default([]),
@@ -362,7 +381,11 @@ export type Lineage = z.output<typeof Lineage>;
 /** A content-addressed store. Publishing is atomic: readers see the whole artefact or none of it. */
 export interface Store extends AsyncDisposable {
   /** Publishes a file or a folder (moved when `move`), with its lineage. Same content, same digest, no second copy. */
-  publish(path: string, record: Omit<Lineage, "digest" | "bytes" | "createdAt">, how?: { move?: boolean }): Promise<Digest>;
+  publish(
+    path: string,
+    record: Omit<Lineage, "digest" | "bytes" | "createdAt">,
+    how?: { move?: boolean },
+  ): Promise<Digest>;
   has(digest: Digest): Promise<boolean>;
   /** A local path to read the artefact from (never to write to). */
   path(digest: Digest): Promise<string>;
