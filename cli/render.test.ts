@@ -176,6 +176,13 @@ test("outputs are shown by their shape", () => {
     "    a   20.5",
     "    bc     9",
   ]);
+  const sources = [{ path: "a.mp4" }, { path: "b.mp4", error: { code: "media_empty", message: "b.mp4 is empty" } }];
+  expect(outputLines({ sources }, styleOf({}, { LANG: "C" })).map((line) => line.trimEnd())).toEqual([
+    "  sources",
+    "    path   error",
+    "    a.mp4",
+    "    b.mp4  media_empty: b.mp4 is empty",
+  ]);
 });
 
 test("styles follow the terminal and the environment", () => {

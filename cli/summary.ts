@@ -43,14 +43,18 @@ function bagLines(bag: Bag, indent: string, style: Style): string[] {
   });
 }
 
-/** Rows with the same fields as columns; long texts are left out of it. */
+/** Rows with the same fields as columns; what lies deeper is left out of it, but for errors. */
 function table(rows: readonly Bag[], indent: string, style: Style): string[] {
   const keys = [...new Set(rows.flatMap((row) => Object.keys(row)))]
-    .filter((key) => rows.some((row) => isScalar(row[key])))
+    .filter((key) => rows.some((row) => isScalar(row[key]) || isError(row[key])))
     .slice(0, 6);
   const shown = rows.slice(0, MOST_ROWS);
   const cells = shown.map((row) =>
-    keys.map((key) => (isScalar(row[key]) ? valueText(row[key], { ...style, cyan: (text) => text }, key) : "")),
+    keys.map((key) => {
+      const value = row[key];
+      if (isError(value)) return plain(`${value.code}: ${value.message}`);
+      return isScalar(value) ? valueText(value, { ...style, cyan: (text) => text }, key) : "";
+    }),
   );
   const widths = keys.map((key, i) => Math.max(widthOf(words(key)), ...cells.map((row) => widthOf(row[i] ?? ""))));
   const numeric = keys.map((key) => rows.every((row) => row[key] === undefined || typeof row[key] === "number"));
@@ -93,6 +97,9 @@ const words = (key: string): string =>
   );
 
 const isBag = (value: unknown): value is Bag => value !== null && typeof value === "object" && !Array.isArray(value);
+/** Why a part of a batch was left out. */
+const isError = (value: unknown): value is { code: string; message: string } =>
+  isBag(value) && typeof value["code"] === "string" && typeof value["message"] === "string";
 const isScalar = (value: unknown): boolean =>
   typeof value === "string" || typeof value === "number" || typeof value === "boolean";
 const isEmpty = (value: unknown): boolean =>
