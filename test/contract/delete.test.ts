@@ -13,7 +13,9 @@ async function start(tree: string): Promise<Declarations> {
     stdout: "pipe",
     stderr: "inherit",
   });
-  return JSON.parse(await new Response(child.stdout).text()) as Declarations;
+  const said = await new Response(child.stdout).text();
+  expect(await child.exited).toBe(0);
+  return JSON.parse(said) as Declarations;
 }
 
 test("without any one plugin the host starts", async () => {

@@ -29,5 +29,7 @@ test("importing declarations loads no engine", async () => {
     stdout: "pipe",
     stderr: "inherit",
   });
-  expect(JSON.parse(await new Response(child.stdout).text())).toMatchObject({ engine: false });
+  const said = await new Response(child.stdout).text();
+  expect(await child.exited).toBe(0);
+  expect(JSON.parse(said)).toMatchObject({ engine: false });
 });
