@@ -2,7 +2,7 @@
 import { WaverError } from "../plugins/errors.ts";
 import type { Field, Shape, SlotOption, SlotShape } from "./flags.ts";
 import { nearest } from "./nearest.ts";
-import { listOf, located, type Meaning, meaningOf, type Schema, parsedValue } from "./schema.ts";
+import { listOf, located, type Meaning, meaningOf, parsedValue, type Schema } from "./schema.ts";
 
 type Bag = Record<string, unknown>;
 

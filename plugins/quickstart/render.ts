@@ -29,7 +29,14 @@ async function* frames(scenes: readonly Scene[], seed: number, signal: AbortSign
     for (const svg of drawScene(scene, seed * 1009 + i, SHOT_FRAMES)) {
       signal.throwIfAborted();
       const data = await sharp(Buffer.from(svg)).removeAlpha().toColourspace("srgb").raw().toBuffer();
-      yield { data: new Uint8Array(data.buffer, data.byteOffset, data.byteLength), count: 1, width: SCENE_SIZE, height: SCENE_SIZE, format: "rgb24", times: [index++ / FPS] };
+      yield {
+        data: new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
+        count: 1,
+        width: SCENE_SIZE,
+        height: SCENE_SIZE,
+        format: "rgb24",
+        times: [index++ / FPS],
+      };
     }
   }
 }
@@ -40,19 +47,31 @@ async function* frames(scenes: readonly Scene[], seed: number, signal: AbortSign
  */
 export async function renderScenes(
   folder: string,
-  how: { readonly seed: number; readonly media: Media; readonly signal: AbortSignal; readonly names?: readonly string[] },
+  how: {
+    readonly seed: number;
+    readonly media: Media;
+    readonly signal: AbortSignal;
+    readonly names?: readonly string[];
+  },
 ): Promise<CaptionedShot[]> {
   await mkdir(folder, { recursive: true });
-  const wanted = how.names === undefined ? SCENES : how.names.map((name) => {
-    const scene = SCENES.find((s) => s.name === name);
-    if (scene === undefined) throw new RangeError(`no scene is called ${name}`);
-    return scene;
-  });
+  const wanted =
+    how.names === undefined
+      ? SCENES
+      : how.names.map((name) => {
+          const scene = SCENES.find((s) => s.name === name);
+          if (scene === undefined) throw new RangeError(`no scene is called ${name}`);
+          return scene;
+        });
   const shots: CaptionedShot[] = [];
   for (let k = 0; k * SHOTS_A_FILE < wanted.length; k++) {
     const group = wanted.slice(k * SHOTS_A_FILE, (k + 1) * SHOTS_A_FILE);
     const file = join(folder, `scenes-${how.seed}-${k}.mp4`);
-    await how.media.writeVideo(file, frames(group, how.seed + k, how.signal), { fps: FPS, crf: 14, signal: how.signal });
+    await how.media.writeVideo(file, frames(group, how.seed + k, how.signal), {
+      fps: FPS,
+      crf: 14,
+      signal: how.signal,
+    });
     for (const [i, scene] of group.entries())
       shots.push({ file, start: (i * SHOT_FRAMES) / FPS, end: ((i + 1) * SHOT_FRAMES) / FPS, caption: scene.caption });
   }

@@ -19,11 +19,13 @@ const svg = (body: string): string =>
   `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 256 256" width="${SCENE_SIZE}" height="${SCENE_SIZE}">${body}</svg>`;
 const gradient = (id: string, top: string, bottom: string): string =>
   `<defs><linearGradient id="${id}" x1="0" y1="0" x2="0" y2="1"><stop offset="0" stop-color="${top}"/><stop offset="1" stop-color="${bottom}"/></linearGradient></defs>`;
-const sky = (top: string, bottom: string): string => `${gradient("sky", top, bottom)}<rect width="256" height="256" fill="url(#sky)"/>`;
+const sky = (top: string, bottom: string): string =>
+  `${gradient("sky", top, bottom)}<rect width="256" height="256" fill="url(#sky)"/>`;
 const hsl = (h: number, s: number, l: number): string => `hsl(${h.toFixed(0)},${s}%,${l}%)`;
 const n = (x: number): string => x.toFixed(2);
 /** `count` values drawn once, so that every frame of a clip sees the same ones. */
-const draws = <T>(count: number, make: (i: number) => T): readonly T[] => Array.from({ length: count }, (_, i) => make(i));
+const draws = <T>(count: number, make: (i: number) => T): readonly T[] =>
+  Array.from({ length: count }, (_, i) => make(i));
 
 const cloud = (x: number, y: number, s: number, fill = "#fff"): string =>
   `<g transform="translate(${n(x)} ${n(y)}) scale(${n(s)})" fill="${fill}"><ellipse cx="0" cy="0" rx="26" ry="12"/><ellipse cx="-12" cy="-7" rx="13" ry="11"/><ellipse cx="9" cy="-10" rx="15" ry="13"/></g>`;
@@ -36,7 +38,10 @@ export const SCENES: readonly Scene[] = [
       const horizon = 150 + random.range(-10, 10);
       const radius = 24 + random.range(-4, 4);
       const from = random.range(20, 60);
-      const blades = draws(60, () => [random.range(0, 256), random.range(horizon + 6, 256), random.range(4, 10)] as const);
+      const blades = draws(
+        60,
+        () => [random.range(0, 256), random.range(horizon + 6, 256), random.range(4, 10)] as const,
+      );
       return (t) => {
         const x = from + t * 160;
         const y = 205 - Math.abs(Math.sin(t * Math.PI * 3)) * 110;
@@ -132,7 +137,7 @@ export const SCENES: readonly Scene[] = [
       return (t) => {
         const f = (k: number): number => Math.sin(t * 38 * k + phase + k);
         return svg(
-          `${sky("#06080c", "#132016")}${trees.map(([tx, h]) => `<path d="M${n(tx)} 205L${n(tx + 24)} ${n(205 - h)}L${n(tx + 48)} 205z" fill="#0e2a18"/>`).join("")}<rect y="200" width="256" height="56" fill="#24170d"/><ellipse cx="128" cy="212" rx="92" ry="24" fill="#7a3a0e" opacity="0.75"/><path d="M100 214C${n(92 + 8 * f(1))} 170 ${n(122 + 12 * f(0.7))} ${n(140 + 12 * f(1.3))} ${n(128 + 10 * f(0.9))} ${n(104 + 16 * f(1.1))}C${n(138 + 12 * f(1.2))} 150 ${n(166 + 8 * f(0.8))} 170 156 214z" fill="#ff6a10"/><path d="M110 214C${n(106 + 6 * f(1.4))} 182 ${n(126 + 6 * f(1))} 168 ${n(129 + 8 * f(0.6))} ${n(142 + 10 * f(1.2))}C${n(136 + 6 * f(1.5))} 170 152 186 146 214z" fill="#ffd23c"/><g transform="translate(128 216)"><rect x="-44" y="-7" width="88" height="13" rx="6" fill="#5b3416" transform="rotate(11)"/><rect x="-44" y="-7" width="88" height="13" rx="6" fill="#6f4220" transform="rotate(-11)"/></g>${sparks.map(([sx, p]) => `<circle cx="${n(128 + sx + 8 * f(0.5 + p))}" cy="${n(190 - (((t * 1.6 + p) % 1) * 150))}" r="2.4" fill="#ffb347"/>`).join("")}`,
+          `${sky("#06080c", "#132016")}${trees.map(([tx, h]) => `<path d="M${n(tx)} 205L${n(tx + 24)} ${n(205 - h)}L${n(tx + 48)} 205z" fill="#0e2a18"/>`).join("")}<rect y="200" width="256" height="56" fill="#24170d"/><ellipse cx="128" cy="212" rx="92" ry="24" fill="#7a3a0e" opacity="0.75"/><path d="M100 214C${n(92 + 8 * f(1))} 170 ${n(122 + 12 * f(0.7))} ${n(140 + 12 * f(1.3))} ${n(128 + 10 * f(0.9))} ${n(104 + 16 * f(1.1))}C${n(138 + 12 * f(1.2))} 150 ${n(166 + 8 * f(0.8))} 170 156 214z" fill="#ff6a10"/><path d="M110 214C${n(106 + 6 * f(1.4))} 182 ${n(126 + 6 * f(1))} 168 ${n(129 + 8 * f(0.6))} ${n(142 + 10 * f(1.2))}C${n(136 + 6 * f(1.5))} 170 152 186 146 214z" fill="#ffd23c"/><g transform="translate(128 216)"><rect x="-44" y="-7" width="88" height="13" rx="6" fill="#5b3416" transform="rotate(11)"/><rect x="-44" y="-7" width="88" height="13" rx="6" fill="#6f4220" transform="rotate(-11)"/></g>${sparks.map(([sx, p]) => `<circle cx="${n(128 + sx + 8 * f(0.5 + p))}" cy="${n(190 - ((t * 1.6 + p) % 1) * 150)}" r="2.4" fill="#ffb347"/>`).join("")}`,
         );
       };
     },
@@ -141,12 +146,16 @@ export const SCENES: readonly Scene[] = [
     name: "car",
     caption: "a yellow car drives along a road in front of grey city towers",
     draw(random) {
-      const towers = draws(9, (i) => [i * 36 - 10, random.range(70, 150), random.range(26, 34), random.range(0, 1)] as const);
+      const towers = draws(
+        9,
+        (i) => [i * 36 - 10, random.range(70, 150), random.range(26, 34), random.range(0, 1)] as const,
+      );
       const from = random.range(-20, 10);
       return (t) => {
         const x = from + t * 210;
         const wheel = t * 1500;
-        const w = (cx: number): string => `<g transform="translate(${cx} 22) rotate(${n(wheel)})"><circle r="13" fill="#1a1a1a"/><circle r="6" fill="#aaa"/><rect x="-1.5" y="-12" width="3" height="24" fill="#666"/></g>`;
+        const w = (cx: number): string =>
+          `<g transform="translate(${cx} 22) rotate(${n(wheel)})"><circle r="13" fill="#1a1a1a"/><circle r="6" fill="#aaa"/><rect x="-1.5" y="-12" width="3" height="24" fill="#666"/></g>`;
         return svg(
           `${sky("#aebfce", "#e6edf2")}${towers.map(([tx, h, w2, tone]) => `<rect x="${n(tx)}" y="${n(186 - h)}" width="${n(w2)}" height="${n(h)}" fill="${hsl(215, 10, 38 + tone * 18)}"/>${draws(Math.floor(h / 20), (k) => `<rect x="${n(tx + 5)}" y="${n(192 - h + k * 20)}" width="${n(w2 - 10)}" height="6" fill="#dfe6ea" opacity="0.7"/>`).join("")}`).join("")}<rect y="186" width="256" height="70" fill="#3c3f44"/>${draws(6, (i) => `<rect x="${n(((i * 52 - t * 104 + 520) % 312) - 40)}" y="226" width="28" height="5" fill="#f2e9c0"/>`).join("")}<g transform="translate(${n(x)} 186)"><path d="M-52 20V0L-32 -4L-18 -26H20L36 -4L54 0V20z" fill="#f4c20d"/><path d="M-14 -21H0V-4H-26zM6 -21H17L28 -4H6z" fill="#9fd3f0"/>${w(-30)}${w(32)}</g>`,
         );
@@ -175,7 +184,10 @@ export const SCENES: readonly Scene[] = [
     caption: "a striped hot air balloon rises past white clouds in a bright sky",
     draw(random) {
       const x = random.range(105, 150);
-      const clouds = draws(5, (i) => [random.range(10, 246), i * 56 + random.range(0, 30), random.range(0.7, 1.4)] as const);
+      const clouds = draws(
+        5,
+        (i) => [random.range(10, 246), i * 56 + random.range(0, 30), random.range(0.7, 1.4)] as const,
+      );
       return (t) => {
         const y = 150 - t * 70;
         return svg(
@@ -192,7 +204,12 @@ export const SCENES: readonly Scene[] = [
       const x = random.range(80, 120);
       return (t) =>
         svg(
-          `${sky("#1a2027", "#39444f")}<rect y="205" width="256" height="51" fill="#20262c"/><ellipse cx="${n(x + 40)}" cy="226" rx="70" ry="12" fill="#c79a3c" opacity="0.45"/><path d="M${n(x + 40)} 66L${n(x - 20)} 216H${n(x + 100)}z" fill="#ffdf80" opacity="${n(0.22 + 0.03 * Math.sin(t * 30))}"/><rect x="${n(x)}" y="60" width="7" height="160" fill="#0c0f12"/><rect x="${n(x)}" y="54" width="48" height="7" fill="#0c0f12"/><ellipse cx="${n(x + 40)}" cy="64" rx="15" ry="10" fill="#ffe9a0"/>${drops.map(([dx, dy, l]) => { const py = (dy + t * 900) % 280; return `<line x1="${n(dx - py * 0.08)}" y1="${n(py - 20)}" x2="${n(dx - py * 0.08 - l * 0.1)}" y2="${n(py - 20 + l)}" stroke="#b7cbe0" stroke-width="1.6" opacity="0.8"/>`; }).join("")}`,
+          `${sky("#1a2027", "#39444f")}<rect y="205" width="256" height="51" fill="#20262c"/><ellipse cx="${n(x + 40)}" cy="226" rx="70" ry="12" fill="#c79a3c" opacity="0.45"/><path d="M${n(x + 40)} 66L${n(x - 20)} 216H${n(x + 100)}z" fill="#ffdf80" opacity="${n(0.22 + 0.03 * Math.sin(t * 30))}"/><rect x="${n(x)}" y="60" width="7" height="160" fill="#0c0f12"/><rect x="${n(x)}" y="54" width="48" height="7" fill="#0c0f12"/><ellipse cx="${n(x + 40)}" cy="64" rx="15" ry="10" fill="#ffe9a0"/>${drops
+            .map(([dx, dy, l]) => {
+              const py = (dy + t * 900) % 280;
+              return `<line x1="${n(dx - py * 0.08)}" y1="${n(py - 20)}" x2="${n(dx - py * 0.08 - l * 0.1)}" y2="${n(py - 20 + l)}" stroke="#b7cbe0" stroke-width="1.6" opacity="0.8"/>`;
+            })
+            .join("")}`,
         );
     },
   },
@@ -202,7 +219,13 @@ export const SCENES: readonly Scene[] = [
     draw(random) {
       const start = random.range(0, 360);
       const tone = random.range(8, 22);
-      const bricks = draws(16, (row) => draws(6, (col) => `<rect x="${n(col * 48 - (row % 2 ? 24 : 0) + 1)}" y="${n(row * 16 + 1)}" width="46" height="14" fill="${hsl(tone, 45, 30 + ((row * 7 + col * 5) % 5) * 2)}"/>`).join("")).join("");
+      const bricks = draws(16, (row) =>
+        draws(
+          6,
+          (col) =>
+            `<rect x="${n(col * 48 - (row % 2 ? 24 : 0) + 1)}" y="${n(row * 16 + 1)}" width="46" height="14" fill="${hsl(tone, 45, 30 + ((row * 7 + col * 5) % 5) * 2)}"/>`,
+        ).join(""),
+      ).join("");
       return (t) =>
         svg(
           `<rect width="256" height="256" fill="#3a2218"/>${bricks}<circle cx="128" cy="128" r="88" fill="#2a2a2a"/><circle cx="128" cy="128" r="79" fill="#faf8f0"/>${draws(12, (i) => `<rect x="125" y="54" width="6" height="14" fill="#222" transform="rotate(${i * 30} 128 128)"/>`).join("")}<rect x="123" y="82" width="10" height="52" rx="4" fill="#111" transform="rotate(${n(start + t * 30)} 128 128)"/><rect x="125" y="58" width="6" height="78" rx="3" fill="#111" transform="rotate(${n(start * 3 + t * 360)} 128 128)"/><circle cx="128" cy="128" r="7" fill="#c22"/>`,

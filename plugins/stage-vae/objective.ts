@@ -48,18 +48,29 @@ export class VaeObjective implements Objective {
   readonly #perception: Perception | undefined;
 
   constructor(codec: Codec, weights: VaeLossWeights, perception?: Perception) {
-    if (codec.reconstruct === undefined) throw new WaverError("needs_unmet", "this codec cannot be trained: it offers no reconstruct()");
-    if (weights.perceptual > 0 && perception === undefined) throw new WaverError("needs_unmet", "a perceptual weight is set but no perception network is given", { hint: "set perceptual to 0 or pick a perception network" });
+    if (codec.reconstruct === undefined)
+      throw new WaverError("needs_unmet", "this codec cannot be trained: it offers no reconstruct()");
+    if (weights.perceptual > 0 && perception === undefined)
+      throw new WaverError("needs_unmet", "a perceptual weight is set but no perception network is given", {
+        hint: "set perceptual to 0 or pick a perception network",
+      });
     this.#codec = codec;
     this.#weights = weights;
     this.#perception = perception;
     this.modules = { vae: codec.module };
-    this.groups = [{ name: "vae", optimizer: "main", parameters: [...codec.module.namedParameters()].map(([, parameter]) => parameter) }];
+    this.groups = [
+      {
+        name: "vae",
+        optimizer: "main",
+        parameters: [...codec.module.namedParameters()].map(([, parameter]) => parameter),
+      },
+    ];
   }
 
   step(batch: Batch, at: { readonly step: number; readonly generator: Generator }): StepResult {
     const video = batch.video;
-    if (video === undefined) throw new WaverError("invalid_input", "the vae objective trains on pixels: the batch has no video");
+    if (video === undefined)
+      throw new WaverError("invalid_input", "the vae objective trains on pixels: the batch has no video");
     const { mean, logvar } = this.#codec.posterior(video);
     const noise = randn(mean.shape, { generator: at.generator }).to(mean.device);
     const decoded = (this.#codec.reconstruct as (z: Tensor) => Tensor)(mean.add(logvar.mul(0.5).exp().mul(noise)));
@@ -77,9 +88,16 @@ export class VaeObjective implements Objective {
       if (at.step % 10 === 0) metrics.perceptual = perceptual.item();
     }
     // reading a number waits for the device: only now and then
-    if (at.step % 10 === 0) Object.assign(metrics, { l1: l1.item(), kl: kl.item(), mse: noGrad(() => decoded.sub(video).pow(2).mean().item()) });
+    if (at.step % 10 === 0)
+      Object.assign(metrics, {
+        l1: l1.item(),
+        kl: kl.item(),
+        mse: noGrad(() => decoded.sub(video).pow(2).mean().item()),
+      });
     return { loss, metrics };
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {}
+  async [Symbol.asyncDispose](): Promise<void> {
+    // The codec belongs to whoever handed it in.
+  }
 }

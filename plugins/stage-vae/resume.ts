@@ -1,6 +1,15 @@
 /** Where VAE training goes on after a kill: everything that decides the next step, in one file written whole or not at all. */
 import { existsSync } from "node:fs";
-import { type Generator, type Module, noGrad, openSafetensors, saveSafetensors, scope, type Tensor, tensor } from "../../native/index.ts";
+import {
+  type Generator,
+  type Module,
+  noGrad,
+  openSafetensors,
+  saveSafetensors,
+  scope,
+  type Tensor,
+  tensor,
+} from "../../native/index.ts";
 import type { AdamW, Ema } from "../../native/optim/index.ts";
 
 export interface Resumable {
@@ -13,7 +22,8 @@ export interface Resumable {
 /** Saves the state before step `step`. Optimiser and average name a parameter as the module does. */
 export function saveState(path: string, step: number, { module, optimizer, ema, random }: Resumable): void {
   scope(() => {
-    const under = (prefix: string, tensors: Iterable<readonly [string, Tensor]>): [string, Tensor][] => [...tensors].map(([name, t]) => [`${prefix}.${name}`, t.detach()]);
+    const under = (prefix: string, tensors: Iterable<readonly [string, Tensor]>): [string, Tensor][] =>
+      [...tensors].map(([name, t]) => [`${prefix}.${name}`, t.detach()]);
     saveSafetensors(
       path,
       Object.fromEntries([
@@ -36,10 +46,12 @@ export function loadState(path: string, { module, optimizer, ema, random }: Resu
     get: (key: string) => file.get(`${prefix}.${key}`),
   });
   const weights = under("weights");
-  noGrad(() => scope(() => {
-    for (const [name, weight] of module.stateDict()) weight.copy_(weights.get(name));
-    random.setState(file.get("random").bytes());
-  }));
+  noGrad(() =>
+    scope(() => {
+      for (const [name, weight] of module.stateDict()) weight.copy_(weights.get(name));
+      random.setState(file.get("random").bytes());
+    }),
+  );
   optimizer.loadStateDict(under("optimizer"));
   ema.loadStateDict(under("average"));
   return Number(file.metadata["step"]);

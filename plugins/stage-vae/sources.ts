@@ -17,7 +17,14 @@ export async function readSource(path: string, ctx: Context): Promise<Tensor> {
   const { width, height, numFrames, fps } = await ctx.media.probe(path, ctx.signal);
   const scale = Math.min(1, LONGEST / Math.max(width, height));
   const even = (n: number): number => Math.max(2, 2 * Math.round((n * scale) / 2));
-  const view = { width: even(width), height: even(height), fit: "stretch", rate: Math.min(fps, 8), format: "rgb24", batch: 16 } as const;
+  const view = {
+    width: even(width),
+    height: even(height),
+    fit: "stretch",
+    rate: Math.min(fps, 8),
+    format: "rgb24",
+    batch: 16,
+  } as const;
   const parts: Uint8Array[] = [];
   let count = 0;
   for await (const batch of ctx.media.frames(path, view, { signal: ctx.signal })) {

@@ -2,7 +2,17 @@
  * The loop that trains a VAE on pixels: crops, loss, backward, clip, AdamW, EMA, in the order things happen.
  * It knows the codec only by its contract.
  */
-import { type Device, type DType, Generator, noGrad, rand, scope, stack, type Tensor, withMatmulDtype } from "../../native/index.ts";
+import {
+  type Device,
+  type DType,
+  Generator,
+  noGrad,
+  rand,
+  scope,
+  stack,
+  type Tensor,
+  withMatmulDtype,
+} from "../../native/index.ts";
 import { AdamW, clipGradNorm, Ema } from "../../native/optim/index.ts";
 import { type Codec, type Perception, WaverError } from "../index.ts";
 import type { CropSource } from "./crops.ts";
@@ -15,7 +25,12 @@ export interface VaeRecipe {
   /** Steps of linear warm-up; then a cosine down to a twentieth. */
   readonly warmup: number;
   /** Kinds of batch and how often each comes, so that one VAE serves pictures, small and large clips. */
-  readonly batches: readonly { readonly share: number; readonly size: number; readonly frames: number; readonly side: number }[];
+  readonly batches: readonly {
+    readonly share: number;
+    readonly size: number;
+    readonly frames: number;
+    readonly side: number;
+  }[];
   readonly weights: VaeLossWeights;
   /** Step from which the perceptual term counts: it helps only once pictures are recognisable. */
   readonly perceptualFrom: number;
@@ -55,7 +70,14 @@ export async function trainVae(
   codec: Codec,
   sources: readonly { readonly source: CropSource; readonly weight: number }[],
   recipe: VaeRecipe,
-  how: { readonly device: Device; readonly perception?: Perception; readonly resumeFile?: string; readonly saveEveryMs?: number; report(progress: VaeProgress): void; breathe(step: number): Promise<void> },
+  how: {
+    readonly device: Device;
+    readonly perception?: Perception;
+    readonly resumeFile?: string;
+    readonly saveEveryMs?: number;
+    report(progress: VaeProgress): void;
+    breathe(step: number): Promise<void>;
+  },
 ): Promise<void> {
   const objectives = {
     plain: new VaeObjective(codec, { ...recipe.weights, perceptual: 0 }),
@@ -88,17 +110,34 @@ export async function trainVae(
     scope(() => {
       const u = rand([65], { generator: random }).toNumbers();
       const kind = choose((u[64] as number) * shares, recipe.batches, (b) => b.share);
-      const clips = Array.from({ length: kind.size }, (_, i) => choose((u[i % 64] as number) * total, sources, (s) => s.weight).source.sample(random, { frames: kind.frames, side: kind.side, maxStride: recipe.maxStride, whole: recipe.whole }));
+      const clips = Array.from({ length: kind.size }, (_, i) =>
+        choose((u[i % 64] as number) * total, sources, (s) => s.weight).source.sample(random, {
+          frames: kind.frames,
+          side: kind.side,
+          maxStride: recipe.maxStride,
+          whole: recipe.whole,
+        }),
+      );
       const video = stack(clips);
-      const objective = step >= recipe.perceptualFrom && objectives.full !== undefined ? objectives.full : objectives.plain;
-      const { loss, metrics } = withMatmulDtype(recipe.matmul, () => objective.step({ ids: [], task: kind.frames === 1 ? "t2i" : "t2v", captions: [], video, extras: {} }, { step, generator: random }));
+      const objective =
+        step >= recipe.perceptualFrom && objectives.full !== undefined ? objectives.full : objectives.plain;
+      const { loss, metrics } = withMatmulDtype(recipe.matmul, () =>
+        objective.step(
+          { ids: [], task: kind.frames === 1 ? "t2i" : "t2v", captions: [], video, extras: {} },
+          { step, generator: random },
+        ),
+      );
       loss.backward();
       const norm = clipGradNorm(parameters, recipe.gradNorm);
-      if (!Number.isFinite(norm)) throw new WaverError("numeric_invalid", `the gradient is not finite at step ${step} of VAE training`, { hint: "lower lr or the weights of the loss" });
+      if (!Number.isFinite(norm))
+        throw new WaverError("numeric_invalid", `the gradient is not finite at step ${step} of VAE training`, {
+          hint: "lower lr or the weights of the loss",
+        });
       optimizer.step();
       optimizer.zeroGrad();
       ema.update();
-      if (step % 10 === 0) how.report({ step, lr: learningRate(recipe, step), metrics: { ...metrics, grad_norm: norm, side: kind.side } });
+      if (step % 10 === 0)
+        how.report({ step, lr: learningRate(recipe, step), metrics: { ...metrics, grad_norm: norm, side: kind.side } });
     });
   }
   codec.module.requiresGrad_(false);
@@ -106,10 +145,18 @@ export async function trainVae(
 }
 
 /** Clips [1 3 F S S] drawn from every source in turn; the caller disposes them. */
-export function sampleClips(sources: readonly CropSource[], count: number, how: { readonly frames: number; readonly side: number; readonly seed: number }): Tensor[] {
+export function sampleClips(
+  sources: readonly CropSource[],
+  count: number,
+  how: { readonly frames: number; readonly side: number; readonly seed: number },
+): Tensor[] {
   using random = new Generator(how.seed + 1);
   return Array.from({ length: count }, (_, i) =>
-    scope(() => (sources[i % sources.length] as CropSource).sample(random, { frames: how.frames, side: how.side, maxStride: 2 }).unsqueeze(0)),
+    scope(() =>
+      (sources[i % sources.length] as CropSource)
+        .sample(random, { frames: how.frames, side: how.side, maxStride: 2 })
+        .unsqueeze(0),
+    ),
   );
 }
 
