@@ -120,7 +120,8 @@ export function scaledDotProductAttention(
   { mask, scale, causal = false, gqa = false }: AttentionOptions = {},
 ): Tensor {
   return inMatmulDtype(q, [k, v, mask], (q, [k, v, mask]) => {
-    if (!causal && !gqa && smallForTraining(q, k, v)) return composedAttention(q, k as Tensor, v as Tensor, mask, scale);
+    if (!causal && !gqa && smallForTraining(q, k, v))
+      return composedAttention(q, k as Tensor, v as Tensor, mask, scale);
     return one(A.scaled_dot_product_attention, q, k, v, mask, 0, causal, scale, gqa);
   });
 }
@@ -130,14 +131,26 @@ export function scaledDotProductAttention(
  * three batched products 41 ms (AVX512-BF16). They keep the scores, so this is for short sequences.
  */
 function smallForTraining(q: Tensor, k: Tensor | null | undefined, v: Tensor | null | undefined): boolean {
-  return q.dtype === "bfloat16" && q.device === "cpu" && q.size(-2) * (k?.size(-2) ?? 0) <= 1024 ** 2 && needsGraph(q, k, v);
+  return (
+    q.dtype === "bfloat16" && q.device === "cpu" && q.size(-2) * (k?.size(-2) ?? 0) <= 1024 ** 2 && needsGraph(q, k, v)
+  );
 }
 
-function composedAttention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | null | undefined, scale = q.size(-1) ** -0.5): Tensor {
+function composedAttention(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  mask: Tensor | null | undefined,
+  scale = q.size(-1) ** -0.5,
+): Tensor {
   return scope(() => {
     const scores = q.mul(scale).matmul(k.transpose(-2, -1));
     // finite, so that a row without keys gives no NaN
-    const masked = !mask ? scores : mask.dtype === "bool" ? scores.add(zerosLike(mask, { dtype: q.dtype }).maskedFill_(mask.logicalNot(), -1e30)) : scores.add(mask);
+    const masked = !mask
+      ? scores
+      : mask.dtype === "bool"
+        ? scores.add(zerosLike(mask, { dtype: q.dtype }).maskedFill_(mask.logicalNot(), -1e30))
+        : scores.add(mask);
     return masked.softmax(-1).matmul(v);
   });
 }

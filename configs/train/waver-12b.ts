@@ -6,6 +6,7 @@
  */
 
 /** Table 1 (P) with flan-t5-xxl and Qwen2.5-32B-Instruct features; the rest is C, see plugins/waver/README.md. */
+// biome-ignore format: a table
 const NETWORK = {
   num_dual: 16, num_single: 40, num_heads: 24, head_dim: 128, in_channels: 36, out_channels: 16,
   patch_size: [1, 2, 2], t5_dim: 4096, qwen_dim: 5120, max_t5: 256, max_qwen: 512,
@@ -20,16 +21,28 @@ const VIDEO_TIMES = { kind: "mode", scale: 1.29 };
 
 type Size = { width: number; height: number };
 /** Both ways round. */
-const turned = (width: number, height: number): Size[] => [{ width, height }, { width: height, height: width }];
+const turned = (width: number, height: number): Size[] => [
+  { width, height },
+  { width: height, height: width },
+];
 /** T2I aspects 1:1, 16:9, 9:16, 4:3 and 3:4 (P) at about side x side pixels, in steps of 16 (C). */
 const aspects = (side: number): Size[] =>
-  [[1, 1], [16, 9], [9, 16], [4, 3], [3, 4]].map(([w = 1, h = 1]) => ({
+  [
+    [1, 1],
+    [16, 9],
+    [9, 16],
+    [4, 3],
+    [3, 4],
+  ].map(([w = 1, h = 1]) => ({
     width: Math.round((side * Math.sqrt(w / h)) / 16) * 16,
     height: Math.round((side * Math.sqrt(h / w)) / 16) * 16,
   }));
 
-const video = (width: number, height: number, fps: number, seconds = 5): object =>
-  ({ sizes: turned(width, height), fps, frames: 1 + 4 * Math.round((seconds * fps) / 4) });
+const video = (width: number, height: number, fps: number, seconds = 5): object => ({
+  sizes: turned(width, height),
+  fps,
+  frames: 1 + 4 * Math.round((seconds * fps) / 4),
+});
 
 interface Row {
   readonly parent: string | null;
@@ -47,6 +60,7 @@ interface Row {
   readonly refine?: boolean;
 }
 
+// biome-ignore format: one row a stage, as in the paper
 const TABLE_2: Readonly<Record<string, Row>> = {
   "t2i-256p": { parent: null, image: { sizes: aspects(256) }, volume: { videos: 0, images: 170 }, epochs: 24, lr: 1e-4, shift: 1, batch: 4096 },
   "t2i-512p": { parent: "t2i-256p", image: { sizes: aspects(512) }, volume: { videos: 0, images: 100 }, epochs: 3, lr: 6e-5, shift: 2, batch: 2048 },
@@ -86,11 +100,19 @@ function stage(name: string, row: Row): object {
       schedule: "constant",
       warmup: 1000,
       trainText: false,
-      family: { id: "waver", config: row.refine === true ? REFINER : NETWORK },
+      // Later stages have their parent's network; the refiner reads the same weights through windows.
+      ...(row.parent === null ? { family: { id: "waver", config: NETWORK } } : {}),
+      ...(row.refine === true && row.parent === "i2v-720p-ct" ? { family: { id: "waver", config: REFINER } } : {}),
       objective:
         row.refine === true
           ? { id: "refine", factor: 3, wd: [0.85, 0.95], shift: row.shift }
-          : { id: "flow", timesteps: { image: IMAGE_TIMES, video: VIDEO_TIMES }, shift: row.shift, firstFrame: row.firstFrame ?? 0, textDropout: 0.1 },
+          : {
+              id: "flow",
+              timesteps: { image: IMAGE_TIMES, video: VIDEO_TIMES },
+              shift: row.shift,
+              firstFrame: row.firstFrame ?? 0,
+              textDropout: 0.1,
+            },
     },
   };
 }

@@ -23,15 +23,41 @@ let snapshots: { path: string; digest: string }[];
 const [model, refined] = [join(scratch, "model"), join(scratch, "with-refiner")];
 beforeAll(async () => {
   const set = await tinySet(join(scratch, "set"));
-  const common = { set, video: { sizes: [{ width: 32, height: 32 }], frames: 9, fps: 8 }, batch: 2, lr: 3e-3, keepSnapshots: 0 };
+  const common = {
+    set,
+    video: { sizes: [{ width: 32, height: 32 }], frames: 9, fps: 8 },
+    batch: 2,
+    lr: 3e-3,
+    keepSnapshots: 0,
+  };
   await using ctx = await testContext({ plugins, home });
-  const result = (await runOperation(train, {
-    ...{ ...common, output: model, steps: 6, keepSnapshots: 3, snapshotEvery: 1, trainText: true },
-    ...{ codec: { id: "wan-vae", path: await tinyVae(join(scratch, "vae")) }, encodeText: TINY_TEXT, family: TINY_NETWORK },
-  }, ctx)) as { snapshots: typeof snapshots };
+  const result = (await runOperation(
+    train,
+    {
+      ...{ ...common, output: model, steps: 6, keepSnapshots: 3, snapshotEvery: 1, trainText: true },
+      ...{
+        codec: { id: "wan-vae", path: await tinyVae(join(scratch, "vae")) },
+        encodeText: TINY_TEXT,
+        family: TINY_NETWORK,
+      },
+    },
+    ctx,
+  )) as { snapshots: typeof snapshots };
   snapshots = result.snapshots;
   await using next = await open();
-  await runOperation(train, { ...common, model, output: refined, component: "refiner", family: TINY_REFINER, objective: { id: "refine", factor: 2 }, steps: 2 }, next);
+  await runOperation(
+    train,
+    {
+      ...common,
+      model,
+      output: refined,
+      component: "refiner",
+      family: TINY_REFINER,
+      objective: { id: "refine", factor: 2 },
+      steps: 2,
+    },
+    next,
+  );
 }, 120_000);
 
 test("merging averages what was trained and leaves the rest", async () => {
@@ -45,18 +71,29 @@ test("merging averages what was trained and leaves the rest", async () => {
     return scope(() => file.get("dual.0.video.qkv.weight").toFloat32Array());
   };
   const all = snapshots.map(({ path }) => weight(path));
-  weight(output).forEach((value, i) => expect(value).toBeCloseTo(all.reduce((sum, each) => sum + each[i]!, 0) / 3, 5));
+  const errors = weight(output).map((value, i) => Math.abs(value - all.reduce((sum, each) => sum + each[i]!, 0) / 3));
+  expect(Math.max(...errors)).toBeLessThan(1e-5);
   expect(readdirSync(output).sort()).toEqual(readdirSync(model).sort());
-  expect((await ctx.store.lineage((result as { digest: never }).digest))?.inputs.map((each) => each.digest as string)).toEqual(snapshots.map((each) => each.digest));
+  expect(
+    (await ctx.store.lineage((result as { digest: never }).digest))?.inputs.map((each) => each.digest as string),
+  ).toEqual(snapshots.map((each) => each.digest));
 }, 60_000);
 
 test("refining doubles a video, keeps its frames, and gives the same again", async () => {
-  const video = await makeClip(join(scratch, "clip.mp4"), [{ source: "testsrc2=s=30x22:r=8", seconds: 1.25 }], { size: "30x22", fps: 8 });
+  const video = await makeClip(join(scratch, "clip.mp4"), [{ source: "testsrc2=s=30x22:r=8", seconds: 1.25 }], {
+    size: "30x22",
+    fps: 8,
+  });
   await using ctx = await open();
   const output = join(scratch, "large.mp4");
   const request = { video, model: refined, prompt: "bars move", numSteps: 3, output };
   // 30x22 doubled is 60x44, which latents of 8 do not divide: padded, then cropped
-  expect(await runOperation(refine, request, ctx)).toMatchObject({ path: output, width: 60, height: 44, numFrames: 10 });
+  expect(await runOperation(refine, request, ctx)).toMatchObject({
+    path: output,
+    width: 60,
+    height: 44,
+    numFrames: 10,
+  });
   expect(await ctx.media.probe(output)).toMatchObject({ width: 60, height: 44, numFrames: 10, fps: 8 });
   expect(await ctx.media.readMetadata(output)).toMatchObject({ refined: { prompt: "bars move", numSteps: 3 } });
   expect(existsSync(join(ctx.workDir, "refining.safetensors"))).toBe(false);
@@ -68,12 +105,21 @@ test("refining doubles a video, keeps its frames, and gives the same again", asy
 
 test("what is wrong is said in a sentence", async () => {
   await using ctx = await open();
-  const failure = async (operation: Parameters<typeof runOperation>[0], input: Record<string, unknown>): Promise<WaverError> =>
-    (await runOperation(operation, input, ctx).catch((error: unknown) => error)) as WaverError;
+  const failure = async (
+    operation: Parameters<typeof runOperation>[0],
+    input: Record<string, unknown>,
+  ): Promise<WaverError> => (await runOperation(operation, input, ctx).catch((error: unknown) => error)) as WaverError;
   const video = join(scratch, "set/0.mp4");
-  expect(await failure(refine, { video, model })).toMatchObject({ code: "checkpoint_missing", message: expect.stringMatching(/has no refiner/) });
-  expect(await failure(refine, { video: join(scratch, "none.mp4"), model: refined })).toMatchObject({ code: "media_missing" });
+  expect(await failure(refine, { video, model })).toMatchObject({
+    code: "checkpoint_missing",
+    message: expect.stringMatching(/has no refiner/),
+  });
+  expect(await failure(refine, { video: join(scratch, "none.mp4"), model: refined })).toMatchObject({
+    code: "media_missing",
+  });
   expect(await failure(refine, { video, model: refined, scale: 9 })).toMatchObject({ code: "invalid_input" });
-  expect(await failure(merge, { checkpoints: [model, join(scratch, "none")], output: join(scratch, "x") })).toMatchObject({ code: "checkpoint_missing" });
+  expect(
+    await failure(merge, { checkpoints: [model, join(scratch, "none")], output: join(scratch, "x") }),
+  ).toMatchObject({ code: "checkpoint_missing" });
   expect(await failure(merge, { checkpoints: [model, model], output: model })).toMatchObject({ code: "conflict" });
 });

@@ -4,13 +4,16 @@ import { mkdir, readdir } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { z } from "zod";
 import { version } from "../../package.json";
-import { type Context, defineOperation, Digest, type Pick, type Picks, WaverError } from "../../plugins/index.ts";
+import { type Context, Digest, defineOperation, type Pick, type Picks, WaverError } from "../../plugins/index.ts";
 import { folderContentDigest } from "../generation/digest.ts";
 import { copyComponent, publishFolder } from "../runner/training/pipeline.ts";
 import { localPath } from "../runner/training/set.ts";
 
 const input = z.strictObject({
-  checkpoints: z.array(z.string()).min(2).meta({ description: "folders or digests: pipelines, or single components", format: "path" }),
+  checkpoints: z
+    .array(z.string())
+    .min(2)
+    .meta({ description: "folders or digests: pipelines, or single components", format: "path" }),
   output: z.string().meta({ description: "folder for the result; must not exist", format: "path" }),
 });
 
@@ -39,7 +42,10 @@ const INDEX = "model_index.json";
 async function run(request: z.output<typeof input>, picks: Picks, ctx: Context): Promise<z.output<typeof output>> {
   const target = resolve(request.output);
   const result = join(ctx.workDir, "result");
-  if (existsSync(target) && !existsSync(result)) throw new WaverError("conflict", `${target} exists already`, { hint: "give another output folder, or remove this one" });
+  if (existsSync(target) && !existsSync(result))
+    throw new WaverError("conflict", `${target} exists already`, {
+      hint: "give another output folder, or remove this one",
+    });
   const folders = await Promise.all(request.checkpoints.map((each) => localPath(each, ctx)));
   const missing = folders.find((folder) => !existsSync(folder));
   if (missing !== undefined) throw new WaverError("checkpoint_missing", `${missing} does not exist`);
@@ -50,7 +56,8 @@ async function run(request: z.output<typeof input>, picks: Picks, ctx: Context):
   const parts = isPipeline ? await differing(folders, ctx) : ["."];
   const work = join(ctx.workDir, "merging");
   await mkdir(work, { recursive: true });
-  for (const part of parts) await method({ checkpoints: folders.map((folder) => ({ path: join(folder, part) })), output: join(work, part) });
+  for (const part of parts)
+    await method({ checkpoints: folders.map((folder) => ({ path: join(folder, part) })), output: join(work, part) });
   if (!existsSync(result))
     await publishFolder(result, async (folder) => {
       await copyComponent(work, folder);
@@ -59,7 +66,9 @@ async function run(request: z.output<typeof input>, picks: Picks, ctx: Context):
     });
   const digest = await ctx.store.publish(result, {
     kind: "model",
-    inputs: await Promise.all(folders.map(async (folder) => ({ role: "checkpoint", digest: await folderContentDigest(folder, ctx) }))),
+    inputs: await Promise.all(
+      folders.map(async (folder) => ({ role: "checkpoint", digest: await folderContentDigest(folder, ctx) })),
+    ),
     by: { operation: "merge", version },
     options: { method: picks["method"], merged: parts },
   });
@@ -73,7 +82,11 @@ async function differing(folders: readonly string[], ctx: Context): Promise<stri
   for (const entry of (await readdir(folders[0]!, { withFileTypes: true })).filter((each) => each.isDirectory())) {
     const places = folders.map((folder) => join(folder, entry.name));
     const lacking = places.find((place) => !existsSync(place));
-    if (lacking !== undefined) throw new WaverError("checkpoint_mismatch", `${lacking} is missing: all checkpoints must be pipelines of one kind`);
+    if (lacking !== undefined)
+      throw new WaverError(
+        "checkpoint_mismatch",
+        `${lacking} is missing: all checkpoints must be pipelines of one kind`,
+      );
     if (!(await readdir(places[0]!)).some((name) => name.endsWith(".safetensors"))) continue;
     const contents = new Set(await Promise.all(places.map((place) => folderContentDigest(place, ctx))));
     if (contents.size > 1) parts.push(entry.name);

@@ -4,7 +4,7 @@ import { chmod, copyFile, mkdir, rename } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { z } from "zod";
 import { version } from "../../package.json";
-import { type Context, defineOperation, Digest, type Pick, type Picks, WaverError } from "../../plugins/index.ts";
+import { type Context, Digest, defineOperation, type Pick, type Picks, WaverError } from "../../plugins/index.ts";
 import { fileDigest, folderContentDigest } from "../generation/digest.ts";
 import { classOf, readIndex } from "../runner/training/pipeline.ts";
 import { localPath } from "../runner/training/set.ts";
@@ -16,12 +16,24 @@ const input = z.strictObject({
   prompt: z.string().optional().meta({ description: "what the video shows; what it was generated from when absent" }),
   numSteps: z.int().positive().default(20),
   seed: z.int().nonnegative().default(0),
-  wd: z.number().min(0).max(1).optional().meta({ description: "share of noise; little keeps what is there, much lets the prompt change it" }),
+  wd: z
+    .number()
+    .min(0)
+    .max(1)
+    .optional()
+    .meta({ description: "share of noise; little keeps what is there, much lets the prompt change it" }),
   shift: z.number().positive().default(1).meta({ description: "shift of the sampling grid" }),
   output: z.string().optional().meta({ description: "file for the result", format: "path" }),
 });
 
-const output = z.object({ path: z.string(), digest: Digest, width: z.int(), height: z.int(), numFrames: z.int(), prompt: z.string() });
+const output = z.object({
+  path: z.string(),
+  digest: Digest,
+  width: z.int(),
+  height: z.int(),
+  numFrames: z.int(),
+  prompt: z.string(),
+});
 
 export const refine = defineOperation({
   kind: "job",
@@ -29,7 +41,13 @@ export const refine = defineOperation({
   runs: "device",
   input,
   output,
-  slots: { refiner: { hook: "refine", summary: "what refines; whoever loads the pipeline's refiner when silent", optional: true } },
+  slots: {
+    refiner: {
+      hook: "refine",
+      summary: "what refines; whoever loads the pipeline's refiner when silent",
+      optional: true,
+    },
+  },
   reads: ({ video, model }) => [video, model].filter((path) => !Digest.safeParse(path).success),
   writes: ({ path, digest }) => [path, digest],
   examples: ["waver refine --model MODEL --video clip.mp4 --output clip-refined.mp4"],
@@ -45,13 +63,21 @@ async function run(request: z.output<typeof input>, picks: Picks, ctx: Context):
   // A stand-in that does not load the pipeline's refiner is not handed its folder.
   const pick: Pick = picked.id === loader ? { path: model, shift: request.shift, ...picked } : picked;
   const { maxScale } = ctx.providers("refine").find(({ id }) => id === pick.id)?.traits ?? { maxScale: request.scale };
-  if (request.scale > maxScale) throw new WaverError("invalid_input", `${pick.id} enlarges up to ${maxScale} times, not ${request.scale}`);
+  if (request.scale > maxScale)
+    throw new WaverError("invalid_input", `${pick.id} enlarges up to ${maxScale} times, not ${request.scale}`);
   const metadata = (await ctx.media.readMetadata(source)) ?? {};
   const prompt = request.prompt ?? (typeof metadata["prompt"] === "string" ? metadata["prompt"] : "");
 
   const made = join(ctx.workDir, "refined.mp4");
-  const options = { ...metadata, refined: { ...request, video: undefined, model: undefined, output: undefined, prompt, refiner: picked.id } };
-  const { width, height, numFrames } = await ctx.unit("refined", z.object({ width: z.int(), height: z.int(), numFrames: z.int() }), () => refineFile(source, made, pick, { ...request, prompt, metadata: options }, ctx));
+  const options = {
+    ...metadata,
+    refined: { ...request, video: undefined, model: undefined, output: undefined, prompt, refiner: picked.id },
+  };
+  const { width, height, numFrames } = await ctx.unit(
+    "refined",
+    z.object({ width: z.int(), height: z.int(), numFrames: z.int() }),
+    () => refineFile(source, made, pick, { ...request, prompt, metadata: options }, ctx),
+  );
   const digest = await ctx.store.publish(made, {
     kind: "video",
     inputs: [
@@ -68,7 +94,10 @@ async function run(request: z.output<typeof input>, picks: Picks, ctx: Context):
 /** The provider that loads the class of the pipeline's refiner. */
 async function refinerOf(model: string, ctx: Context): Promise<string> {
   const name = classOf(await readIndex(model), "refiner");
-  if (name === null) throw new WaverError("checkpoint_missing", `${model} has no refiner`, { hint: "train one: waver train --component refiner" });
+  if (name === null)
+    throw new WaverError("checkpoint_missing", `${model} has no refiner`, {
+      hint: "train one: waver train --component refiner",
+    });
   const found = ctx.providers("refine").find(({ traits }) => traits.classes.includes(name));
   if (found === undefined) throw new WaverError("no_provider", `no installed plugin refines with ${name}`);
   return found.id;

@@ -7,10 +7,27 @@ import { mkdir, readdir } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { z } from "zod";
 import { version } from "../../package.json";
-import { type Batch, type Context, defineOperation, Digest, type Objective, type Pick, type Picks, toWaverError, WaverError } from "../../plugins/index.ts";
+import {
+  type Batch,
+  type Context,
+  Digest,
+  defineOperation,
+  type Objective,
+  type Pick,
+  type Picks,
+  toWaverError,
+  WaverError,
+} from "../../plugins/index.ts";
 import type { Components } from "../runner/training/components.ts";
 import { Loader } from "../runner/training/loader.ts";
-import { copyComponent, entryOf, publishFolder, readIndex, withDefaults, writeIndex } from "../runner/training/pipeline.ts";
+import {
+  copyComponent,
+  entryOf,
+  publishFolder,
+  readIndex,
+  withDefaults,
+  writeIndex,
+} from "../runner/training/pipeline.ts";
 import type { PreparedFiles, PreparedItem } from "../runner/training/prepare.ts";
 import { TrainInput } from "../runner/training/recipe.ts";
 import { ResumePoints } from "../runner/training/resume.ts";
@@ -40,13 +57,18 @@ export const train = defineOperation({
   output: TrainOutput,
   slots: {
     objective: { hook: "objective", summary: "what is minimised", default: { id: "flow" } },
-    family: { hook: "family", summary: "the network; the parent's when silent, fresh weights with a config", optional: true },
+    family: {
+      hook: "family",
+      summary: "the network; the parent's when silent, fresh weights with a config",
+      optional: true,
+    },
     codec: { hook: "codec", summary: "video to latents; the parent's when silent", optional: true },
     encodeText: { hook: "encodeText", summary: "the text encoder; the parent's when silent", optional: true },
     encodeText2: { hook: "encodeText", summary: "the second text encoder, for networks that take two", optional: true },
     sample: { hook: "sample", summary: "the sampler that the trained pipeline names", default: { id: "euler" } },
   },
-  reads: ({ set, model }) => [set, ...(model === null ? [] : [model])].filter((path) => !Digest.safeParse(path).success),
+  reads: ({ set, model }) =>
+    [set, ...(model === null ? [] : [model])].filter((path) => !Digest.safeParse(path).success),
   writes: ({ path, digest, snapshots }) => [path, digest, ...snapshots.map((each) => each.digest)],
   examples: ["waver train --recipe configs/train/nano-video.ts --set set/ --output model/"],
   run,
@@ -60,7 +82,10 @@ async function run(recipe: TrainInput, picks: Picks, ctx: Context): Promise<z.ou
     import("../runner/training/trainer.ts"),
   ]);
   const [result, target] = [join(ctx.workDir, "result"), resolve(recipe.output)];
-  if (existsSync(target) && !existsSync(result)) throw new WaverError("conflict", `${target} exists already`, { hint: "give another output folder, or remove this one" });
+  if (existsSync(target) && !existsSync(result))
+    throw new WaverError("conflict", `${target} exists already`, {
+      hint: "give another output folder, or remove this one",
+    });
   const rows = await readSet(recipe.set, ctx);
   const components = await assemble(recipe, picks, ctx);
   await using objective = await objectiveOf(recipe, components, picks, ctx);
@@ -70,8 +95,13 @@ async function run(recipe: TrainInput, picks: Picks, ctx: Context): Promise<z.ou
 
   const lossLog = join(ctx.workDir, "loss.jsonl");
   using trainer = new Trainer(objective, recipe, lossLog);
-  const points = new ResumePoints(join(ctx.workDir, "checkpoints"), new Bun.CryptoHasher("sha256").update(JSON.stringify([recipe, picks])).digest("hex"));
-  const latest = await points.latest((path, reason) => ctx.log("resume_point_damaged", { level: "warn", path, reason }));
+  const points = new ResumePoints(
+    join(ctx.workDir, "checkpoints"),
+    new Bun.CryptoHasher("sha256").update(JSON.stringify([recipe, picks])).digest("hex"),
+  );
+  const latest = await points.latest((path, reason) =>
+    ctx.log("resume_point_damaged", { level: "warn", path, reason }),
+  );
   if (latest === null) {
     await Bun.write(lossLog, "");
     await trainer.save(points); // step 0: from here on there is always something to go back to
@@ -82,16 +112,22 @@ async function run(recipe: TrainInput, picks: Picks, ctx: Context): Promise<z.ou
   }
 
   const snapshots = join(ctx.workDir, "snapshots");
-  const finish = (folder: string): Promise<void> => trainer.withAverage(() => writePipeline(folder, recipe, components, objective));
+  const finish = (folder: string): Promise<void> =>
+    trainer.withAverage(() => writePipeline(folder, recipe, components, objective));
   let savedAt = performance.now();
   try {
     while (trainer.step < recipe.steps) {
       const { kind, items: chosen } = loader.next();
       const report = trainer.next(() => batchOf(kind, chosen, files));
       if (report.skipped) ctx.log("step_skipped", { level: "warn", step: report.step, loss: String(report.loss) });
-      ctx.progress(trainer.step, recipe.steps, "train", { loss: report.loss, lr: report.lr, gradNorm: report.gradNorm });
+      ctx.progress(trainer.step, recipe.steps, "train", {
+        loss: report.loss,
+        lr: report.lr,
+        gradNorm: report.gradNorm,
+      });
 
-      const isDue = trainer.step % recipe.checkpointEvery === 0 || performance.now() - savedAt > recipe.checkpointSeconds * 1000;
+      const isDue =
+        trainer.step % recipe.checkpointEvery === 0 || performance.now() - savedAt > recipe.checkpointSeconds * 1000;
       if (isDue && trainer.isSound && trainer.step < recipe.steps) {
         await trainer.save(points);
         savedAt = performance.now();
@@ -122,10 +158,22 @@ async function run(recipe: TrainInput, picks: Picks, ctx: Context): Promise<z.ou
   };
 }
 
-async function objectiveOf(recipe: TrainInput, { denoiser, codec, text, text2 }: Components, picks: Picks, ctx: Context): Promise<Objective> {
+async function objectiveOf(
+  recipe: TrainInput,
+  { denoiser, codec, text, text2 }: Components,
+  picks: Picks,
+  ctx: Context,
+): Promise<Objective> {
   const { id, ...options } = picks["objective"] as Pick;
   const make = await ctx.use("objective", id, options);
-  return make({ denoiser, codec, text, ...(text2 === undefined ? {} : { text2 }), trainText: recipe.trainText, matmul: recipe.matmul });
+  return make({
+    denoiser,
+    codec,
+    text,
+    ...(text2 === undefined ? {} : { text2 }),
+    trainText: recipe.trainText,
+    matmul: recipe.matmul,
+  });
 }
 
 function batchOf(kind: PreparedItem["kind"], items: readonly PreparedItem[], files: PreparedFiles): Batch {
@@ -147,29 +195,64 @@ function isSnapshot({ steps, keepSnapshots, snapshotEvery }: TrainInput, step: n
 }
 
 /** The parent's pipeline with the trained parts in their places. */
-async function writePipeline(folder: string, recipe: TrainInput, { folder: start, denoiser, text }: Components, objective: Objective): Promise<void> {
+async function writePipeline(
+  folder: string,
+  recipe: TrainInput,
+  { folder: start, denoiser, text }: Components,
+  objective: Objective,
+): Promise<void> {
   const trained = new Set([recipe.component, ...(objective.modules["text"] === undefined ? [] : ["text_encoder"])]);
-  for (const { name } of (await readdir(start, { withFileTypes: true })).filter((entry) => entry.isDirectory() && !trained.has(entry.name)))
+  for (const { name } of (await readdir(start, { withFileTypes: true })).filter(
+    (entry) => entry.isDirectory() && !trained.has(entry.name),
+  ))
     await copyComponent(join(start, name), join(folder, name));
   await denoiser.save(join(folder, recipe.component));
   if (trained.has("text_encoder")) await text.save(join(folder, "text_encoder"));
-  const entries = await Promise.all([...trained].map(async (name) => [name, await entryOf(join(folder, name))] as const));
+  const entries = await Promise.all(
+    [...trained].map(async (name) => [name, await entryOf(join(folder, name))] as const),
+  );
   const index = { ...(await readIndex(start)), ...Object.fromEntries(entries) };
   const size = recipe.video?.sizes[0] ?? recipe.image?.sizes[0];
-  const defaults = { ...size, numFrames: recipe.video?.frames ?? 1, fps: recipe.video?.fps ?? 1, numSteps: recipe.sampleSteps };
+  const defaults = {
+    ...size,
+    numFrames: recipe.video?.frames ?? 1,
+    fps: recipe.video?.fps ?? 1,
+    numSteps: recipe.sampleSteps,
+  };
   await writeIndex(folder, recipe.component === "transformer" ? withDefaults(index, defaults) : index);
   await Bun.write(join(folder, "recipe.json"), `${JSON.stringify(recipe, null, 2)}\n`);
 }
 
-async function publish(folder: string, recipe: TrainInput, picks: Picks, ctx: Context, meta: { steps: number }): Promise<Digest> {
-  const inputs = [["set", recipe.set], ["parent", recipe.model]].flatMap(([role, given]) => {
+async function publish(
+  folder: string,
+  recipe: TrainInput,
+  picks: Picks,
+  ctx: Context,
+  meta: { steps: number },
+): Promise<Digest> {
+  const inputs = [
+    ["set", recipe.set],
+    ["parent", recipe.model],
+  ].flatMap(([role, given]) => {
     const digest = Digest.safeParse(given);
     return digest.success ? [{ role: role!, digest: digest.data }] : [];
   });
-  return ctx.store.publish(folder, { kind: "model", inputs, by: { operation: "train", version }, options: { recipe, picks }, seed: recipe.seed, meta });
+  return ctx.store.publish(folder, {
+    kind: "model",
+    inputs,
+    by: { operation: "train", version },
+    options: { recipe, picks },
+    seed: recipe.seed,
+    meta,
+  });
 }
 
-async function publishSnapshots(folder: string, recipe: TrainInput, picks: Picks, ctx: Context): Promise<z.output<typeof Snapshot>[]> {
+async function publishSnapshots(
+  folder: string,
+  recipe: TrainInput,
+  picks: Picks,
+  ctx: Context,
+): Promise<z.output<typeof Snapshot>[]> {
   await mkdir(folder, { recursive: true });
   const found: z.output<typeof Snapshot>[] = [];
   for (const name of (await readdir(folder)).filter((each) => /^step-\d+$/.test(each)).sort()) {
@@ -181,9 +264,11 @@ async function publishSnapshots(folder: string, recipe: TrainInput, picks: Picks
 }
 
 async function losses(log: string): Promise<{ firstLoss: number; lastLoss: number }> {
-  const all = (await Bun.file(log).text()).trimEnd().split("\n").map((line) => (JSON.parse(line) as { loss: number | null }).loss ?? Number.NaN);
+  const all = (await Bun.file(log).text())
+    .trimEnd()
+    .split("\n")
+    .map((line) => (JSON.parse(line) as { loss: number | null }).loss ?? Number.NaN);
   const tenth = Math.max(1, Math.floor(all.length / 10));
   const mean = (part: number[]): number => part.reduce((sum, loss) => sum + loss, 0) / part.length;
   return { firstLoss: mean(all.slice(0, tenth)), lastLoss: mean(all.slice(-tenth)) };
 }
-

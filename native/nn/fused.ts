@@ -104,7 +104,9 @@ function evenRows(x: Tensor): boolean {
   const { strides, shape } = x;
   return (
     strides.at(-1) === 1 &&
-    strides.slice(0, -2).every((stride, i) => shape[i] === 1 || stride === (strides[i + 1] as number) * (shape[i + 1] as number))
+    strides
+      .slice(0, -2)
+      .every((stride, i) => shape[i] === 1 || stride === (strides[i + 1] as number) * (shape[i + 1] as number))
   );
 }
 

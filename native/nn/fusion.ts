@@ -14,8 +14,7 @@ export function withoutFusion<T>(fn: () => T): T {
   }
 }
 
-const known = (x: Tensor): boolean =>
-  fusion && (x.dtype === "float32" || x.dtype === "bfloat16") && x.device === "cpu";
+const known = (x: Tensor): boolean => fusion && (x.dtype === "float32" || x.dtype === "bfloat16") && x.device === "cpu";
 
 /** @internal A CPU kernel without a gradient may stand in: no graph is recorded and it knows the dtype. */
 export function fusible(x: Tensor, ...others: (Tensor | null | undefined)[]): boolean {

@@ -5,13 +5,25 @@
 import { existsSync } from "node:fs";
 import { copyFile, mkdir, readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { type Checkpoint, isFloating, noGrad, openCheckpoint, saveSafetensors, scope, type Tensor } from "../../native/index.ts";
+import {
+  type Checkpoint,
+  isFloating,
+  noGrad,
+  openCheckpoint,
+  saveSafetensors,
+  scope,
+  type Tensor,
+} from "../../native/index.ts";
 import { type Context, type In, type Out, WaverError, z } from "../index.ts";
 
 /** Diffusers' and Transformers' name of a weights file, without its ending. */
 const STEM = /^(.+?)(?:-\d{5}-of-\d{5})?\.safetensors$/;
 
-export async function average({ checkpoints, output }: In<"merge">, options: { readonly shardBytes: number }, ctx: Pick<Context, "unit" | "breathe" | "progress">): Promise<Out<"merge">> {
+export async function average(
+  { checkpoints, output }: In<"merge">,
+  options: { readonly shardBytes: number },
+  ctx: Pick<Context, "unit" | "breathe" | "progress">,
+): Promise<Out<"merge">> {
   const folders = checkpoints.map(({ path }) => path);
   using files = new Files(folders);
   const first = files.all[0]!;
@@ -19,8 +31,10 @@ export async function average({ checkpoints, output }: In<"merge">, options: { r
 
   await mkdir(output, { recursive: true });
   const shards = inShards(first, options.shardBytes);
-  const stem = STEM.exec((await readdir(folders[0]!)).find((name) => STEM.test(name)) ?? "model.safetensors")?.[1] ?? "model";
-  const nameOf = (i: number): string => (shards.length === 1 ? `${stem}.safetensors` : `${stem}-${number(i + 1)}-of-${number(shards.length)}.safetensors`);
+  const stem =
+    STEM.exec((await readdir(folders[0]!)).find((name) => STEM.test(name)) ?? "model.safetensors")?.[1] ?? "model";
+  const nameOf = (i: number): string =>
+    shards.length === 1 ? `${stem}.safetensors` : `${stem}-${number(i + 1)}-of-${number(shards.length)}.safetensors`;
   for (const [i, keys] of shards.entries()) {
     await ctx.unit(`average ${output} ${i}`, z.string(), async () => {
       writeShard(join(output, nameOf(i)), keys, files.all);
@@ -32,9 +46,14 @@ export async function average({ checkpoints, output }: In<"merge">, options: { r
   if (shards.length > 1) {
     const weight_map = Object.fromEntries(shards.flatMap((keys, i) => keys.map((key) => [key, nameOf(i)])));
     const total_size = first.keys.reduce((sum, key) => sum + first.info(key).bytes, 0);
-    await Bun.write(join(output, `${stem}.safetensors.index.json`), JSON.stringify({ metadata: { total_size }, weight_map }, null, 2));
+    await Bun.write(
+      join(output, `${stem}.safetensors.index.json`),
+      JSON.stringify({ metadata: { total_size }, weight_map }, null, 2),
+    );
   }
-  for (const name of await readdir(folders[0]!)) if (!name.includes(".safetensors") && !existsSync(join(output, name))) await copyFile(join(folders[0]!, name), join(output, basename(name)));
+  for (const name of await readdir(folders[0]!))
+    if (!name.includes(".safetensors") && !existsSync(join(output, name)))
+      await copyFile(join(folders[0]!, name), join(output, basename(name)));
   return { path: output };
 }
 
@@ -78,10 +97,15 @@ function inShards(file: Checkpoint, shardBytes: number): string[][] {
 /** Throws, naming the first difference, unless both hold the same keys and shapes. */
 function agree(a: Checkpoint, b: Checkpoint, pathA: string, pathB: string): void {
   const lacking = a.keys.find((key) => !b.has(key)) ?? b.keys.find((key) => !a.has(key));
-  if (lacking !== undefined) throw new WaverError("checkpoint_mismatch", `${a.has(lacking) ? pathB : pathA} has no ${lacking}, which the other checkpoint has`);
+  if (lacking !== undefined)
+    throw new WaverError(
+      "checkpoint_mismatch",
+      `${a.has(lacking) ? pathB : pathA} has no ${lacking}, which the other checkpoint has`,
+    );
   for (const key of a.keys) {
     const [x, y] = [a.info(key), b.info(key)];
-    if (x.shape.join() !== y.shape.join()) throw new WaverError("checkpoint_mismatch", `${key} is [${x.shape}] in ${pathA} and [${y.shape}] in ${pathB}`);
+    if (x.shape.join() !== y.shape.join())
+      throw new WaverError("checkpoint_mismatch", `${key} is [${x.shape}] in ${pathA} and [${y.shape}] in ${pathB}`);
   }
 }
 

@@ -6,8 +6,31 @@
  *
  * Axes: B batch, C channels, T latent frames, h w latent rows and columns, F H W pixels.
  */
-import { type Generator, keep, mseLoss, noGrad, rand, randn, scope, type Tensor, tensor, withMatmulDtype, zeros } from "../../native/index.ts";
-import { type Batch, type Codec, type Conditioning, type Denoiser, type Objective, type ObjectiveRequest, type ParameterGroup, type StepResult, type TextEncoder, WaverError } from "../index.ts";
+import {
+  type Generator,
+  keep,
+  mseLoss,
+  noGrad,
+  rand,
+  randn,
+  scope,
+  type Tensor,
+  tensor,
+  withMatmulDtype,
+  zeros,
+} from "../../native/index.ts";
+import {
+  type Batch,
+  type Codec,
+  type Conditioning,
+  type Denoiser,
+  type Objective,
+  type ObjectiveRequest,
+  type ParameterGroup,
+  type StepResult,
+  type TextEncoder,
+  WaverError,
+} from "../index.ts";
 import type { FlowOptions } from "./options.ts";
 import { shiftTime, timestep } from "./timesteps.ts";
 
@@ -28,7 +51,8 @@ export class FlowObjective implements Objective {
 
   constructor(request: ObjectiveRequest, options: FlowOptions) {
     const { denoiser, text, text2, codec, trainText } = request;
-    if (denoiser === undefined || text === undefined) throw new WaverError("needs_unmet", "flow matching needs a network and a text encoder");
+    if (denoiser === undefined || text === undefined)
+      throw new WaverError("needs_unmet", "flow matching needs a network and a text encoder");
     this.#denoiser = denoiser;
     this.#text = text;
     this.#text2 = text2;
@@ -36,7 +60,11 @@ export class FlowObjective implements Objective {
     this.#options = options;
     this.#trainText = trainText;
     this.modules = { denoiser: denoiser.module, ...(trainText ? { text: text.module } : {}) };
-    this.groups = Object.entries(this.modules).map(([name, module]) => ({ name, optimizer: "adamw", parameters: module.parameters() }));
+    this.groups = Object.entries(this.modules).map(([name, module]) => ({
+      name,
+      optimizer: "adamw",
+      parameters: module.parameters(),
+    }));
   }
 
   /** What a clip needs in every step, once: its latents and, for I2V, the condition with a known first frame. */
@@ -46,7 +74,8 @@ export class FlowObjective implements Objective {
     const latents = codec.encode(video);
     const frames = video.size(2);
     if (frames === 1 || this.#options.firstFrame === 0) return { latents };
-    if (this.#denoiser.condition === undefined) throw new WaverError("needs_unmet", "this network takes no known frames: set firstFrame to 0");
+    if (this.#denoiser.condition === undefined)
+      throw new WaverError("needs_unmet", "this network takes no known frames: set firstFrame to 0");
     const known = this.#denoiser.condition(video, firstOf(frames), codec);
     return { latents, knownLatents: known.latents, knownMask: known.mask };
   }
@@ -72,16 +101,22 @@ export class FlowObjective implements Objective {
   /** Flow times [B]: the task's distribution, then the shift. Strata keep a small batch from missing a part of [0, 1]. */
   #times(B: number, task: Batch["task"], generator: Generator): Tensor {
     const distribution = this.#options.timesteps[task === "t2i" ? "image" : "video"];
-    const times = uniform(B, generator).map((u, i) => shiftTime(timestep(this.#options.stratified ? (i + u) / B : u, distribution), this.#options.shift));
+    const times = uniform(B, generator).map((u, i) =>
+      shiftTime(timestep(this.#options.stratified ? (i + u) / B : u, distribution), this.#options.shift),
+    );
     return tensor(Float32Array.from(times));
   }
 
   #encode(captions: string[]): { text: Conditioning; text2?: Conditioning } {
     const padTo = this.#denoiser.textLength;
     // A small share of the work, and norms of some encoders want one dtype throughout: no bfloat16 products here.
-    const encode = (encoder: TextEncoder): Conditioning => withMatmulDtype(null, () => encoder.encode(captions, padTo === undefined ? {} : { padTo }));
+    const encode = (encoder: TextEncoder): Conditioning =>
+      withMatmulDtype(null, () => encoder.encode(captions, padTo === undefined ? {} : { padTo }));
     const frozen = (encoder: TextEncoder): Conditioning => noGrad(() => encode(encoder));
-    return { text: this.#trainText ? encode(this.#text) : frozen(this.#text), ...(this.#text2 === undefined ? {} : { text2: frozen(this.#text2) }) };
+    return {
+      text: this.#trainText ? encode(this.#text) : frozen(this.#text),
+      ...(this.#text2 === undefined ? {} : { text2: frozen(this.#text2) }),
+    };
   }
 
   /** The condition of every sample: its first frame with the recipe's probability (20 % in Waver 4.3), else nothing. */
@@ -89,9 +124,14 @@ export class FlowObjective implements Objective {
     if (this.#denoiser.condition === undefined || this.#codec === undefined) return undefined;
     const nothing = this.#conditionless(x0, this.#codec);
     const { knownLatents, knownMask } = batch.extras;
-    const expanded = { latents: nothing.latents.expand(x0.shape), mask: nothing.mask.expand([x0.size(0), -1, -1, -1, -1]) };
+    const expanded = {
+      latents: nothing.latents.expand(x0.shape),
+      mask: nothing.mask.expand([x0.size(0), -1, -1, -1, -1]),
+    };
     if (batch.task === "t2i" || knownLatents === undefined || knownMask === undefined) return expanded;
-    const given = tensor(chance.map((u) => batch.task === "i2v" || u < this.#options.firstFrame)).reshape([-1, 1, 1, 1, 1]);
+    const given = tensor(chance.map((u) => batch.task === "i2v" || u < this.#options.firstFrame)).reshape([
+      -1, 1, 1, 1, 1,
+    ]);
     return { latents: knownLatents.where(given, expanded.latents), mask: knownMask.where(given, expanded.mask) };
   }
 
@@ -102,7 +142,9 @@ export class FlowObjective implements Objective {
     if (known === undefined) {
       const [st, sh, sw] = codec.latent.stride;
       const frames = 1 + (T - 1) * st;
-      known = scope(() => this.#denoiser.condition?.(zeros([1, 3, frames, h * sh, w * sw]), Array<boolean>(frames).fill(false), codec)) as Known;
+      known = scope(() =>
+        this.#denoiser.condition?.(zeros([1, 3, frames, h * sh, w * sw]), Array<boolean>(frames).fill(false), codec),
+      ) as Known;
       keep(known.latents);
       keep(known.mask);
       this.#nothingKnown.set(key, known);

@@ -10,13 +10,23 @@ import { interpolate, type Tensor } from "../../native/index.ts";
 export type Filter = "bicubic" | "bilinear" | "area";
 
 /** Down by `factor` and up again: 1080p -> 360p -> 1080p is 3. pixels [... 3 H W], any number of leading axes. */
-export function degradePixels(pixels: Tensor, factor: number, filter: Filter = "bicubic"): { down: Tensor; up: Tensor } {
+export function degradePixels(
+  pixels: Tensor,
+  factor: number,
+  filter: Filter = "bicubic",
+): { down: Tensor; up: Tensor } {
   const shape = pixels.shape;
   const [C, H, W] = shape.slice(-3) as [number, number, number];
   const images = pixels.reshape([-1, C, H, W]);
   const small: [number, number] = [Math.round(H / factor), Math.round(W / factor)];
-  const down = interpolate(images, { size: small, ...(filter === "area" ? { mode: "area" } : { mode: filter, antialias: true }) });
-  const up = interpolate(down, { size: [H, W], ...(filter === "area" ? { mode: "bilinear" } : { mode: filter, antialias: true }) });
+  const down = interpolate(images, {
+    size: small,
+    ...(filter === "area" ? { mode: "area" } : { mode: filter, antialias: true }),
+  });
+  const up = interpolate(down, {
+    size: [H, W],
+    ...(filter === "area" ? { mode: "bilinear" } : { mode: filter, antialias: true }),
+  });
   return { down: down.reshape([...shape.slice(0, -2), ...small]), up: up.reshape(shape) };
 }
 

@@ -6,8 +6,31 @@
  *
  * Axes: B batch, C channels, T latent frames, h w latent rows and columns, F H W pixels.
  */
-import { type Generator, keep, mseLoss, noGrad, rand, randn, scope, type Tensor, tensor, withMatmulDtype, zeros } from "../../native/index.ts";
-import { type Batch, type Codec, type Conditioning, type Denoiser, type Objective, type ObjectiveRequest, type ParameterGroup, type StepResult, type TextEncoder, WaverError } from "../index.ts";
+import {
+  type Generator,
+  keep,
+  mseLoss,
+  noGrad,
+  rand,
+  randn,
+  scope,
+  type Tensor,
+  tensor,
+  withMatmulDtype,
+  zeros,
+} from "../../native/index.ts";
+import {
+  type Batch,
+  type Codec,
+  type Conditioning,
+  type Denoiser,
+  type Objective,
+  type ObjectiveRequest,
+  type ParameterGroup,
+  type StepResult,
+  type TextEncoder,
+  WaverError,
+} from "../index.ts";
 import { degradeLatents, degradePixels, refinerInput, scaledNoise } from "./degrade.ts";
 import type { RefineOptions } from "./options.ts";
 
@@ -26,10 +49,17 @@ export class RefineObjective implements Objective {
   readonly #nothingKnown = new Map<string, Known>();
 
   constructor({ denoiser, text, text2, codec, trainText }: ObjectiveRequest, options: RefineOptions) {
-    if (denoiser === undefined || text === undefined || codec === undefined) throw new WaverError("needs_unmet", "the refiner's objective needs a network, a text encoder and a codec");
+    if (denoiser === undefined || text === undefined || codec === undefined)
+      throw new WaverError("needs_unmet", "the refiner's objective needs a network, a text encoder and a codec");
     if (denoiser.convention.predicts !== "data-noise")
-      throw new WaverError("needs_unmet", "this network does not point from degraded to clean", { hint: "pick a family with a refiner's configuration (window attention)" });
-    if (trainText) throw new WaverError("invalid_input", "a refiner shares the text encoder of its generator: set trainText to false");
+      throw new WaverError("needs_unmet", "this network does not point from degraded to clean", {
+        hint: "pick a family with a refiner's configuration (window attention)",
+      });
+    if (trainText)
+      throw new WaverError(
+        "invalid_input",
+        "a refiner shares the text encoder of its generator: set trainText to false",
+      );
     this.#denoiser = denoiser;
     this.#text = text;
     this.#text2 = text2;
@@ -49,13 +79,19 @@ export class RefineObjective implements Objective {
   step(batch: Batch, { generator }: { readonly step: number; readonly generator: Generator }): StepResult {
     const { latents: x0, extras } = batch;
     const x = extras["degraded"];
-    if (x0 === undefined || x === undefined) throw new WaverError("invalid_input", "the refiner's objective needs latents and degraded latents in its batch");
+    if (x0 === undefined || x === undefined)
+      throw new WaverError("invalid_input", "the refiner's objective needs latents and degraded latents in its batch");
     const [B, , , h, w] = x0.shape as [number, number, number, number, number];
     const perSample = (numbers: number[]): Tensor => tensor(Float32Array.from(numbers)).reshape([B, 1, 1, 1, 1]);
-    const [low, high] = this.#options.wd.map((each) => (this.#options.scaleWd ? scaledNoise(each, h, w) : each)) as [number, number];
+    const [low, high] = this.#options.wd.map((each) => (this.#options.scaleWd ? scaledNoise(each, h, w) : each)) as [
+      number,
+      number,
+    ];
     const wd = uniform(B, generator).map((u) => low + (high - low) * u);
     const { shift } = this.#options;
-    const times = uniform(B, generator).map((u, i) => (i + u) / B).map((u) => (shift * u) / (1 + (shift - 1) * u));
+    const times = uniform(B, generator)
+      .map((u, i) => (i + u) / B)
+      .map((u) => (shift * u) / (1 + (shift - 1) * u));
     const captions = uniform(B, generator).map((u, i) => (u < this.#options.textDropout ? "" : batch.captions[i]!));
     const xn = degradeLatents(x, randn(x.shape, { generator }), perSample(wd));
     const prediction = this.#denoiser.forward({
@@ -68,7 +104,12 @@ export class RefineObjective implements Objective {
   }
 
   #encode(captions: string[]): { text: Conditioning; text2?: Conditioning } {
-    return noGrad(() => withMatmulDtype(null, () => ({ text: this.#text.encode(captions), ...(this.#text2 === undefined ? {} : { text2: this.#text2.encode(captions) }) })));
+    return noGrad(() =>
+      withMatmulDtype(null, () => ({
+        text: this.#text.encode(captions),
+        ...(this.#text2 === undefined ? {} : { text2: this.#text2.encode(captions) }),
+      })),
+    );
   }
 
   #conditionless(x0: Tensor): Known {
@@ -79,7 +120,9 @@ export class RefineObjective implements Objective {
       const [st, sh, sw] = this.#codec.latent.stride;
       const frames = 1 + (T - 1) * st;
       const isKnown = Array<boolean>(frames).fill(false);
-      known = scope(() => noGrad(() => this.#denoiser.condition?.(zeros([1, 3, frames, h * sh, w * sw]), isKnown, this.#codec))) as Known;
+      known = scope(() =>
+        noGrad(() => this.#denoiser.condition?.(zeros([1, 3, frames, h * sh, w * sw]), isKnown, this.#codec)),
+      ) as Known;
       keep(known.latents);
       keep(known.mask);
       this.#nothingKnown.set(key, known);

@@ -2,13 +2,22 @@
 import { z } from "zod";
 
 export const RefineOptions = z.strictObject({
-  factor: z.number().min(1).default(3).meta({ description: "pixel degradation: down by this factor and up again (Waver 2.2: 1080p to 360p is 3)" }),
-  filter: z.enum(["bicubic", "bilinear", "area"]).default("bicubic").meta({ description: "how pixels are resized; the paper does not say" }),
+  factor: z
+    .number()
+    .min(1)
+    .default(3)
+    .meta({ description: "pixel degradation: down by this factor and up again (Waver 2.2: 1080p to 360p is 3)" }),
+  filter: z
+    .enum(["bicubic", "bilinear", "area"])
+    .default("bicubic")
+    .meta({ description: "how pixels are resized; the paper does not say" }),
   wd: z
     .tuple([z.number().min(0).max(1), z.number().min(0).max(1)])
     .default([0.85, 0.95])
     .meta({ description: "range of the latent noise w_d, found at 1080p (Waver 2.2)" }),
-  scaleWd: z.boolean().default(false).meta({ description: "bring w_d to the size of the latents by equal signal-to-noise; 0.85-0.95 become 0.34-0.63 at 16x16" }),
+  scaleWd: z.boolean().default(false).meta({
+    description: "bring w_d to the size of the latents by equal signal-to-noise; 0.85-0.95 become 0.34-0.63 at 16x16",
+  }),
   shift: z.number().positive().default(1).meta({ description: "shift of w, as of the flow time (Waver Table 2: 4.5)" }),
   textDropout: z.number().min(0).max(1).default(0.1).meta({ description: "probability of an empty caption" }),
 });

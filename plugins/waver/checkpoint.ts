@@ -13,26 +13,38 @@ export async function readParams(folder: string): Promise<WaverParams> {
   const file = Bun.file(join(folder, "config.json"));
   if (!(await file.exists())) throw new WaverError("checkpoint_missing", `${folder} holds no config.json`);
   // Diffusers' own keys begin with an underscore.
-  const entries = Object.entries((await file.json()) as Record<string, unknown>).filter(([key]) => !key.startsWith("_"));
+  const entries = Object.entries((await file.json()) as Record<string, unknown>).filter(
+    ([key]) => !key.startsWith("_"),
+  );
   const parsed = WaverParams.safeParse(Object.fromEntries(entries));
   if (parsed.success) return parsed.data;
   const issue = parsed.error.issues[0];
   throw new WaverError("checkpoint_invalid", `${folder}/config.json: ${issue?.path.join(".")} ${issue?.message}`);
 }
 
-export async function load(folder: string, how: { dtype?: DType | undefined; device?: Device } = {}): Promise<WaverTransformer> {
+export async function load(
+  folder: string,
+  how: { dtype?: DType | undefined; device?: Device } = {},
+): Promise<WaverTransformer> {
   const network = new WaverTransformer(await readParams(folder));
   using file = openCheckpoint(folder);
   return network.load(file, how);
 }
 
-export function fresh(params: WaverParams, seed: number, how: { dtype?: DType | undefined; device?: Device } = {}): WaverTransformer {
+export function fresh(
+  params: WaverParams,
+  seed: number,
+  how: { dtype?: DType | undefined; device?: Device } = {},
+): WaverTransformer {
   using generator = new Generator(seed);
   return new WaverTransformer(params).init(generator, how);
 }
 
 export async function save(network: WaverTransformer, folder: string): Promise<void> {
   await mkdir(folder, { recursive: true });
-  await Bun.write(join(folder, "config.json"), `${JSON.stringify({ _class_name: CLASS_NAME, ...network.params }, null, 2)}\n`);
+  await Bun.write(
+    join(folder, "config.json"),
+    `${JSON.stringify({ _class_name: CLASS_NAME, ...network.params }, null, 2)}\n`,
+  );
   saveSafetensors(join(folder, WEIGHTS), network.stateDict());
 }

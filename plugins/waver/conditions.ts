@@ -35,10 +35,15 @@ export function composed(frames: Tensor, known: Tensor): Tensor {
  */
 export function foldMask(known: Tensor, h: number, w: number): Tensor {
   const [B, F] = known.shape as [number, number];
-  if ((F - 1) % MASK_CHANNELS !== 0) throw new WaverError("shape_mismatch", `${F} frames; a video has 1 + 4k`, { hint: `use ${1 + 4 * Math.floor((F - 1) / 4)} frames` });
+  if ((F - 1) % MASK_CHANNELS !== 0)
+    throw new WaverError("shape_mismatch", `${F} frames; a video has 1 + 4k`, {
+      hint: `use ${1 + 4 * Math.floor((F - 1) / 4)} frames`,
+    });
   const T = 1 + (F - 1) / MASK_CHANNELS;
   const first = known.narrow(1, 0, 1).expand([B, MASK_CHANNELS]);
-  const folded = cat([first, known.narrow(1, 1, F - 1)], 1).reshape([B, T, MASK_CHANNELS]).transpose(1, 2);
+  const folded = cat([first, known.narrow(1, 1, F - 1)], 1)
+    .reshape([B, T, MASK_CHANNELS])
+    .transpose(1, 2);
   return folded.float().unsqueeze(-1).unsqueeze(-1).expand([B, MASK_CHANNELS, T, h, w]);
 }
 

@@ -1,6 +1,13 @@
 /** The network as the rest of the system meets it: a `Denoiser` for sampling, training and refining. */
 import { scope, type Tensor, tensor } from "../../native/index.ts";
-import { type Codec, type Denoiser, type DenoiserInput, type FlowConvention, type LatentSpec, WaverError } from "../index.ts";
+import {
+  type Codec,
+  type Denoiser,
+  type DenoiserInput,
+  type FlowConvention,
+  type LatentSpec,
+  WaverError,
+} from "../index.ts";
 import { load, save } from "./checkpoint.ts";
 import { conditions } from "./conditions.ts";
 import type { WaverTransformer } from "./model.ts";
@@ -28,17 +35,22 @@ export class WaverDenoiser implements Denoiser {
   }
 
   forward({ latents, t, text, text2, known }: DenoiserInput, taps?: Map<string, Tensor>): Tensor {
-    if (known === undefined) throw new WaverError("needs_unmet", "Waver always takes a condition, also when nothing is known", { hint: "build it with condition(frames, [false, ...], codec)" });
+    if (known === undefined)
+      throw new WaverError("needs_unmet", "Waver always takes a condition, also when nothing is known", {
+        hint: "build it with condition(frames, [false, ...], codec)",
+      });
     const { t5_dim, qwen_dim } = this.module.params;
     const both = t5_dim !== null && qwen_dim !== null;
-    if (both && text2 === undefined) throw new WaverError("needs_unmet", "this network takes two text encoders and was given one");
+    if (both && text2 === undefined)
+      throw new WaverError("needs_unmet", "this network takes two text encoders and was given one");
     const t5 = t5_dim === null ? null : text;
     const qwen = qwen_dim === null ? null : both ? (text2 ?? null) : text;
     return this.module.forward({ latents, t, known, t5, qwen }, taps);
   }
 
   condition(frames: Tensor, isKnown: readonly boolean[], codec: Codec): { latents: Tensor; mask: Tensor } {
-    if (frames.size(2) !== isKnown.length) throw new WaverError("shape_mismatch", `${isKnown.length} flags for ${frames.size(2)} frames`);
+    if (frames.size(2) !== isKnown.length)
+      throw new WaverError("shape_mismatch", `${isKnown.length} flags for ${frames.size(2)} frames`);
     return scope(() => conditions(frames, tensor([isKnown]).expand([frames.size(0), -1]), codec));
   }
 

@@ -5,7 +5,19 @@
  * Children are named as the checkpoint's keys.
  */
 import {
-  cat, gatedAdd, gatedAddNorm, geluTanh, Linear, modulatedLayerNorm, Module, normRope, RMSNorm, type RopeTable, scaledDotProductAttention, type Tensor, tensor,
+  cat,
+  gatedAdd,
+  gatedAddNorm,
+  geluTanh,
+  Linear,
+  Module,
+  modulatedLayerNorm,
+  normRope,
+  RMSNorm,
+  type RopeTable,
+  scaledDotProductAttention,
+  type Tensor,
+  tensor,
   zerosInit,
 } from "../../native/index.ts";
 import { MLP_RATIO, TIME_FEATURES, type WaverParams } from "./params.ts";
@@ -38,12 +50,25 @@ const modulationOf = (D: number, n: number): Linear => new Linear(D, n * D, { in
 
 /** SiLU(vec) [B D] -> n modulations of [B 1 D], each shift, scale, gate. */
 function modulations(mod: Linear, vec: Tensor, n: number): Modulation[] {
-  const parts = mod.forward(vec.silu()).unsqueeze(1).chunk(3 * n, -1) as Tensor[];
-  return Array.from({ length: n }, (_, i) => ({ shift: parts[3 * i]!, scale: parts[3 * i + 1]!, gate: parts[3 * i + 2]! }));
+  const parts = mod
+    .forward(vec.silu())
+    .unsqueeze(1)
+    .chunk(3 * n, -1) as Tensor[];
+  return Array.from({ length: n }, (_, i) => ({
+    shift: parts[3 * i]!,
+    scale: parts[3 * i + 1]!,
+    gate: parts[3 * i + 2]!,
+  }));
 }
 
 /** q, k, v [B L h d] of joint tokens -> [B L D]. Each text token attends to everything, a video token to its window and all text. */
-export function attention(q: Tensor, k: Tensor, v: Tensor, kind: LayerKind, { numText, mask, windows }: Pick<Shared, "numText" | "mask" | "windows">): Tensor {
+export function attention(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  kind: LayerKind,
+  { numText, mask, windows }: Pick<Shared, "numText" | "mask" | "windows">,
+): Tensor {
   const attend = (q: Tensor, k: Tensor, v: Tensor, mask: Tensor | null): Tensor =>
     scaledDotProductAttention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), { mask }).transpose(1, 2);
   const groups = windows[kind];
@@ -54,10 +79,28 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, kind: LayerKind, { nu
   let out = video(q).mul(0);
   for (const { index, numWindows: n, length } of groups) {
     // [B Lv h d] -> [B*n length h d], and with the text of the sample in front of every window
-    const inWindows = (x: Tensor): Tensor => video(x).indexSelect(1, index).reshape([B * n, length, heads, d]);
-    const withText = (x: Tensor): Tensor => cat([x.narrow(1, 0, numText).unsqueeze(1).expand([B, n, numText, heads, d]).reshape([B * n, numText, heads, d]), inWindows(x)], 1);
+    const inWindows = (x: Tensor): Tensor =>
+      video(x)
+        .indexSelect(1, index)
+        .reshape([B * n, length, heads, d]);
+    const withText = (x: Tensor): Tensor =>
+      cat(
+        [
+          x
+            .narrow(1, 0, numText)
+            .unsqueeze(1)
+            .expand([B, n, numText, heads, d])
+            .reshape([B * n, numText, heads, d]),
+          inWindows(x),
+        ],
+        1,
+      );
     const windowMask = mask?.narrow(-1, 0, numText + length).repeatInterleave(n, 0) ?? null;
-    out = out.indexAdd(1, index, attend(inWindows(q), withText(k), withText(v), windowMask).reshape([B, n * length, heads, d]));
+    out = out.indexAdd(
+      1,
+      index,
+      attend(inWindows(q), withText(k), withText(v), windowMask).reshape([B, n * length, heads, d]),
+    );
   }
   return cat([attend(q.narrow(1, 0, numText), k, v, mask), out], 1).flatten(2);
 }
@@ -77,7 +120,8 @@ abstract class Heads extends Module {
   /** [B L 3D] -> q, k, v [B L h d]; q and k normalised a head at a time, then rotated. */
   protected split(qkv: Tensor, rope: RopeTable | null): [Tensor, Tensor, Tensor] {
     const [q, k, v] = qkv.chunk(3, -1) as [Tensor, Tensor, Tensor];
-    const turned = (x: Tensor, { weight }: RMSNorm): Tensor => normRope(x, { heads: this.#heads, weight, rope, eps: EPS }).transpose(1, 2);
+    const turned = (x: Tensor, { weight }: RMSNorm): Tensor =>
+      normRope(x, { heads: this.#heads, weight, rope, eps: EPS }).transpose(1, 2);
     return [turned(q, this.q_norm), turned(k, this.k_norm), v.unflatten(-1, [this.#heads, -1])];
   }
 }
@@ -86,7 +130,12 @@ export class Mlp extends Module {
   readonly fc1: Linear;
   readonly fc2: Linear;
 
-  constructor(from: number, hidden: number, to: number, readonly activation: (x: Tensor) => Tensor) {
+  constructor(
+    from: number,
+    hidden: number,
+    to: number,
+    readonly activation: (x: Tensor) => Tensor,
+  ) {
     super();
     this.fc1 = new Linear(from, hidden);
     this.fc2 = new Linear(hidden, to);
@@ -170,7 +219,9 @@ export class SingleBlock extends Heads {
   forward(tokens: Tensor, kind: LayerKind, shared: Shared): Tensor {
     const D = tokens.size(-1);
     const mod = modulations(this.mod, shared.vec, 1)[0]!;
-    const [qkv, hidden] = this.fused_in.forward(modulatedLayerNorm(tokens, mod, EPS)).split([3 * D, MLP_RATIO * D], -1) as [Tensor, Tensor];
+    const [qkv, hidden] = this.fused_in
+      .forward(modulatedLayerNorm(tokens, mod, EPS))
+      .split([3 * D, MLP_RATIO * D], -1) as [Tensor, Tensor];
     const attended = attention(...this.split(qkv, shared.rope.joint), kind, shared);
     return gatedAdd(tokens, this.fused_out.forward(cat([attended, geluTanh(hidden)], -1)), mod.gate);
   }
@@ -198,7 +249,10 @@ export class TextProjection extends Module {
 /** t [B] in [0, 1] -> [B 256]: cos and sin of 1000 t at frequencies 10000^(-k/128), in float32 like every reference. */
 export function timeFeatures(t: Tensor): Tensor {
   const half = TIME_FEATURES / 2;
-  const frequencies = tensor(Float32Array.from({ length: half }, (_, k) => 10_000 ** (-k / half)), { device: t.device });
+  const frequencies = tensor(
+    Float32Array.from({ length: half }, (_, k) => 10_000 ** (-k / half)),
+    { device: t.device },
+  );
   const angles = t.float().mul(1000).unsqueeze(-1).mul(frequencies);
   return cat([angles.cos(), angles.sin()], -1);
 }

@@ -2,7 +2,22 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { cat, Generator, mseLoss, noGrad, normal_, ones, rand, randn, scope, setThreads, tensor, withMatmulDtype, zeros, type Tensor } from "../../native/index.ts";
+import {
+  cat,
+  Generator,
+  mseLoss,
+  noGrad,
+  normal_,
+  ones,
+  rand,
+  randn,
+  scope,
+  setThreads,
+  type Tensor,
+  tensor,
+  withMatmulDtype,
+  zeros,
+} from "../../native/index.ts";
 import { fresh, load, readParams, save } from "./checkpoint.ts";
 import { foldMask } from "./conditions.ts";
 import { WaverDenoiser } from "./denoiser.ts";
@@ -14,7 +29,18 @@ setThreads(1);
 const scratch = mkdtempSync(join(tmpdir(), "waver-"));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
-const tiny = WaverParams.parse({ num_dual: 1, num_single: 3, num_heads: 2, head_dim: 12, in_channels: 12, out_channels: 4, patch_size: [1, 2, 2], t5_dim: 6, qwen_dim: null, pos_sizes: [4, 6, 6] });
+const tiny = WaverParams.parse({
+  num_dual: 1,
+  num_single: 3,
+  num_heads: 2,
+  head_dim: 12,
+  in_channels: 12,
+  out_channels: 4,
+  patch_size: [1, 2, 2],
+  t5_dim: 6,
+  qwen_dim: null,
+  pos_sizes: [4, 6, 6],
+});
 const windowed = WaverParams.parse({ ...tiny, window: { kind: "count" } });
 
 /** Fresh gates are zero and would hide everything: weights of some size instead. */
@@ -52,9 +78,15 @@ describe("the network", () => {
       scope(() =>
         noGrad(() => {
           const padded = input(2, [2, 4, 6], 1, 2);
-          const cut = { ...padded, t5: { states: padded.t5!.states.narrow(1, 0, 2), mask: padded.t5!.mask.narrow(1, 0, 2) } };
+          const cut = {
+            ...padded,
+            t5: { states: padded.t5!.states.narrow(1, 0, 2), mask: padded.t5!.mask.narrow(1, 0, 2) },
+          };
           expect(furthest(net.forward(padded), net.forward(cut))).toBeLessThan(1e-5);
-          const noisy = { ...padded, t5: { ...padded.t5!, states: padded.t5!.states.add(padded.t5!.mask.logicalNot().unsqueeze(-1).mul(50)) } };
+          const noisy = {
+            ...padded,
+            t5: { ...padded.t5!, states: padded.t5!.states.add(padded.t5!.mask.logicalNot().unsqueeze(-1).mul(50)) },
+          };
           expect(furthest(net.forward(padded), net.forward(noisy))).toBeLessThan(1e-5);
         }),
       );
@@ -67,7 +99,9 @@ describe("the network", () => {
       noGrad(() => {
         const [a, b] = [input(3, [2, 4, 6]), input(4, [2, 4, 6], 1, 2)];
         const both: WaverInput = {
-          latents: join2(a.latents, b.latents), t: join2(a.t, b.t), qwen: null,
+          latents: join2(a.latents, b.latents),
+          t: join2(a.t, b.t),
+          qwen: null,
           known: { latents: join2(a.known.latents, b.known.latents), mask: join2(a.known.mask, b.known.mask) },
           t5: { states: join2(a.t5!.states, b.t5!.states), mask: join2(a.t5!.mask, b.t5!.mask) },
         };
@@ -84,7 +118,9 @@ describe("the network", () => {
     const gradient = (dtype: "bfloat16" | null): Float32Array =>
       scope(() => {
         const given = input(5, [2, 4, 4], 2);
-        const loss = withMatmulDtype(dtype && { dtype, result: "compute" }, () => mseLoss(net.forward(given).float(), given.latents));
+        const loss = withMatmulDtype(dtype && { dtype, result: "compute" }, () =>
+          mseLoss(net.forward(given).float(), given.latents),
+        );
         loss.backward();
         const grad = net.dual[0]!.video.qkv.weight.grad!.toFloat32Array();
         net.zeroGrad();
@@ -99,8 +135,12 @@ describe("the network", () => {
     using net = network(tiny);
     scope(() => {
       expect(() => net.forward(input(1, [2, 3, 4]))).toThrow("do not divide into patches of [1,2,2]");
-      expect(() => net.forward(input(1, [5, 4, 4]))).toThrow("give 5 patches on axis T; this network has positions for 4");
-      expect(() => net.forward({ ...input(1, [2, 4, 4]), qwen: input(1, [2, 4, 4]).t5 })).toThrow("takes no qwen features");
+      expect(() => net.forward(input(1, [5, 4, 4]))).toThrow(
+        "give 5 patches on axis T; this network has positions for 4",
+      );
+      expect(() => net.forward({ ...input(1, [2, 4, 4]), qwen: input(1, [2, 4, 4]).t5 })).toThrow(
+        "takes no qwen features",
+      );
     });
   });
 });
@@ -114,7 +154,9 @@ describe("windows", () => {
   test("hold every token once", () => {
     for (const kind of ["spatial", "temporal"] as const) {
       const groups = gridWindows({ t: 3, h: 5, w: 7 }, windowed.window!, kind);
-      expect([...groups.flatMap((group) => [...group.tokens])].sort((a, b) => a - b)).toEqual(Array.from({ length: 105 }, (_, i) => i));
+      expect([...groups.flatMap((group) => [...group.tokens])].sort((a, b) => a - b)).toEqual(
+        Array.from({ length: 105 }, (_, i) => i),
+      );
     }
     expect(new Set(windowIds({ t: 3, h: 5, w: 7 }, windowed.window!, "spatial")).size).toBe(4);
   });
@@ -122,7 +164,11 @@ describe("windows", () => {
 
 describe("conditions", () => {
   test("the first frame fills its latent frame, later ones four channels", () => {
-    const mask = scope(() => foldMask(tensor([[1, 0, 0, 1, 0, 0, 0, 0, 1]]), 1, 1).reshape([4, 3]).toNumbers());
+    const mask = scope(() =>
+      foldMask(tensor([[1, 0, 0, 1, 0, 0, 0, 0, 1]]), 1, 1)
+        .reshape([4, 3])
+        .toNumbers(),
+    );
     expect(mask).toEqual([1, 0, 0, 1, 0, 0, 1, 1, 0, 1, 0, 1]);
     scope(() => expect(() => foldMask(ones([1, 8]), 1, 1)).toThrow("8 frames; a video has 1 + 4k"));
   });
@@ -135,13 +181,20 @@ describe("a folder", () => {
     await save(net, folder);
     expect(await readParams(folder)).toEqual(windowed);
     using again = await load(folder);
-    scope(() => noGrad(() => expect(furthest(net.forward(input(7, [2, 4, 4])), again.forward(input(7, [2, 4, 4])))).toBeLessThan(1e-5))); // products may take another path over mapped memory
+    scope(() =>
+      noGrad(() =>
+        expect(furthest(net.forward(input(7, [2, 4, 4])), again.forward(input(7, [2, 4, 4])))).toBeLessThan(1e-5),
+      ),
+    ); // products may take another path over mapped memory
     await using denoiser = await WaverDenoiser.load(folder, {});
     expect(denoiser.convention.predicts).toBe("data-noise");
     expect(denoiser.taps).toEqual(["dual.0.video"]);
     const config = JSON.parse(readFileSync(join(folder, "config.json"), "utf8"));
     writeFileSync(join(folder, "config.json"), JSON.stringify({ ...config, in_channels: 13 }));
-    await expect(load(folder)).rejects.toMatchObject({ code: "checkpoint_invalid", message: expect.stringMatching(/in_channels is 2 x out_channels \+ 4/) });
+    await expect(load(folder)).rejects.toMatchObject({
+      code: "checkpoint_invalid",
+      message: expect.stringMatching(/in_channels is 2 x out_channels \+ 4/),
+    });
   });
 });
 

@@ -6,9 +6,30 @@
  *
  * Axes: B batch, C channels, T H W latent frames, rows, columns; t h w the same in patches; L tokens, D width.
  */
-import { cat, Linear, matmulPolicy, Module, normalInit, ones, type Parameter, rope3d, type Tensor, tensor, zeros } from "../../native/index.ts";
+import {
+  cat,
+  Linear,
+  Module,
+  matmulPolicy,
+  normalInit,
+  ones,
+  type Parameter,
+  rope3d,
+  type Tensor,
+  tensor,
+  zeros,
+} from "../../native/index.ts";
 import { WaverError } from "../errors.ts";
-import { DualBlock, type Mlp, Output, type Shared, SingleBlock, TextProjection, timeFeatures, timeMlp } from "./layers.ts";
+import {
+  DualBlock,
+  type Mlp,
+  Output,
+  type Shared,
+  SingleBlock,
+  TextProjection,
+  timeFeatures,
+  timeMlp,
+} from "./layers.ts";
 import type { Grid, WaverParams } from "./params.ts";
 import { gridWindows, type LayerKind, layerKinds } from "./windows.ts";
 
@@ -47,11 +68,25 @@ class TextInput extends Module {
     const parts = (["t5", "qwen"] as const).flatMap((name) => {
       const [projection, features] = [this[name], input[name]];
       if ((projection === null) !== (features === null))
-        throw new WaverError("needs_unmet", `this network ${projection === null ? "takes no" : "needs"} ${name} features`);
-      return projection === null || features === null ? [] : [{ states: projection.forward(features.states), mask: features.mask }];
+        throw new WaverError(
+          "needs_unmet",
+          `this network ${projection === null ? "takes no" : "needs"} ${name} features`,
+        );
+      return projection === null || features === null
+        ? []
+        : [{ states: projection.forward(features.states), mask: features.mask }];
     });
     if (parts.length === 1) return parts[0]!;
-    return { states: cat(parts.map((part) => part.states), 1), mask: cat(parts.map((part) => part.mask), 1) };
+    return {
+      states: cat(
+        parts.map((part) => part.states),
+        1,
+      ),
+      mask: cat(
+        parts.map((part) => part.mask),
+        1,
+      ),
+    };
   }
 }
 
@@ -73,7 +108,11 @@ export class WaverTransformer extends Module {
     const D = p.num_heads * p.head_dim;
     const patch = p.patch_size[0] * p.patch_size[1] * p.patch_size[2];
     this.patch_embed = new Linear(p.in_channels * patch, D);
-    [this.pos_t, this.pos_h, this.pos_w] = p.pos_sizes.map((n) => this.parameter([n, D], normalInit(POSITION_STD))) as [Parameter, Parameter, Parameter];
+    [this.pos_t, this.pos_h, this.pos_w] = p.pos_sizes.map((n) => this.parameter([n, D], normalInit(POSITION_STD))) as [
+      Parameter,
+      Parameter,
+      Parameter,
+    ];
     this.text = new TextInput(p, D);
     this.time = timeMlp(D);
     this.dual = Array.from({ length: p.num_dual }, () => new DualBlock(p));
@@ -116,9 +155,13 @@ export class WaverTransformer extends Module {
     const { patch_size: patch, pos_sizes: limits } = this.params;
     const sizes = [T, H, W].map((length, axis) => {
       const n = length / patch[axis]!;
-      if (!Number.isInteger(n)) throw new WaverError("shape_mismatch", `latents [${latents.shape}] do not divide into patches of [${patch}]`);
+      if (!Number.isInteger(n))
+        throw new WaverError("shape_mismatch", `latents [${latents.shape}] do not divide into patches of [${patch}]`);
       if (n > limits[axis]!)
-        throw new WaverError("shape_mismatch", `latents [${latents.shape}] give ${n} patches on axis ${"THW"[axis]}; this network has positions for ${limits[axis]}`);
+        throw new WaverError(
+          "shape_mismatch",
+          `latents [${latents.shape}] give ${n} patches on axis ${"THW"[axis]}; this network has positions for ${limits[axis]}`,
+        );
       return n;
     });
     return { t: sizes[0]!, h: sizes[1]!, w: sizes[2]! };
@@ -128,20 +171,30 @@ export class WaverTransformer extends Module {
   #patchify(x: Tensor, { t, h, w }: Grid): Tensor {
     const [pt, ph, pw] = this.params.patch_size;
     const [B, C] = x.shape as [number, number];
-    return x.reshape([B, C, t, pt, h, ph, w, pw]).permute([0, 2, 4, 6, 1, 3, 5, 7]).reshape([B, t * h * w, C * pt * ph * pw]);
+    return x
+      .reshape([B, C, t, pt, h, ph, w, pw])
+      .permute([0, 2, 4, 6, 1, 3, 5, 7])
+      .reshape([B, t * h * w, C * pt * ph * pw]);
   }
 
   /** [B L C*pt*ph*pw] -> [B C T H W] */
   #unpatchify(x: Tensor, { t, h, w }: Grid): Tensor {
     const [pt, ph, pw] = this.params.patch_size;
     const C = this.params.out_channels;
-    return x.reshape([x.size(0), t, h, w, C, pt, ph, pw]).permute([0, 4, 1, 5, 2, 6, 3, 7]).reshape([x.size(0), C, t * pt, h * ph, w * pw]);
+    return x
+      .reshape([x.size(0), t, h, w, C, pt, ph, pw])
+      .permute([0, 4, 1, 5, 2, 6, 3, 7])
+      .reshape([x.size(0), C, t * pt, h * ph, w * pw]);
   }
 
   /** Factorised learned positions, summed: [L D]. */
   #positions({ t, h, w }: Grid): Tensor {
-    const along = (table: Parameter, n: number, shape: number[]): Tensor => table.narrow(0, 0, n).reshape([...shape, -1]);
-    return along(this.pos_t, t, [t, 1, 1]).add(along(this.pos_h, h, [1, h, 1])).add(along(this.pos_w, w, [1, 1, w])).flatten(0, 2);
+    const along = (table: Parameter, n: number, shape: number[]): Tensor =>
+      table.narrow(0, 0, n).reshape([...shape, -1]);
+    return along(this.pos_t, t, [t, 1, 1])
+      .add(along(this.pos_h, h, [1, h, 1]))
+      .add(along(this.pos_w, w, [1, 1, w]))
+      .flatten(0, 2);
   }
 
   #shared(vec: Tensor, grid: Grid, textMask: Tensor, taps: Map<string, Tensor> | undefined): Shared {
@@ -154,12 +207,29 @@ export class WaverTransformer extends Module {
     const real = textMask.to("bool");
     return {
       vec,
-      rope: { video: rope, joint: { cos: cat([ones(still, { device }), rope.cos], 0), sin: cat([zeros(still, { device }), rope.sin], 0) } },
+      rope: {
+        video: rope,
+        joint: { cos: cat([ones(still, { device }), rope.cos], 0), sin: cat([zeros(still, { device }), rope.sin], 0) },
+      },
       numText,
-      mask: real.all().item() ? null : cat([real, ones([B, grid.t * grid.h * grid.w], { dtype: "bool", device })], 1).unsqueeze(1).unsqueeze(1),
+      mask: real.all().item()
+        ? null
+        : cat([real, ones([B, grid.t * grid.h * grid.w], { dtype: "bool", device })], 1)
+            .unsqueeze(1)
+            .unsqueeze(1),
       windows: Object.fromEntries(
         [...new Set(this.#kinds)].flatMap((kind) =>
-          kind === "full" || window === null ? [] : [[kind, gridWindows(grid, window, kind).map((group) => ({ ...group, index: tensor(group.tokens, { dtype: "int64", device }) }))]],
+          kind === "full" || window === null
+            ? []
+            : [
+                [
+                  kind,
+                  gridWindows(grid, window, kind).map((group) => ({
+                    ...group,
+                    index: tensor(group.tokens, { dtype: "int64", device }),
+                  })),
+                ],
+              ],
         ),
       ),
     };

@@ -51,7 +51,14 @@ export const MLP_RATIO = 4;
 
 /** 12B: Waver Table 1, flan-t5-xxl (4096) and Qwen2.5-32B-Instruct (5120). */
 export const WAVER_12B: WaverParams = WaverParams.parse({
-  num_dual: 16, num_single: 40, num_heads: 24, head_dim: 128, in_channels: 36, out_channels: 16, t5_dim: 4096, qwen_dim: 5120,
+  num_dual: 16,
+  num_single: 40,
+  num_heads: 24,
+  head_dim: 128,
+  in_channels: 36,
+  out_channels: 16,
+  t5_dim: 4096,
+  qwen_dim: 5120,
 });
 
 export interface Grid {
@@ -61,7 +68,9 @@ export interface Grid {
 }
 
 /** Parameters by part, counted from the declaration (golden `waver_12b_count`). */
-export function countParameters(p: WaverParams): Record<"positions" | "patch_embed" | "text" | "time" | "dual" | "single" | "out" | "total", number> {
+export function countParameters(
+  p: WaverParams,
+): Record<"positions" | "patch_embed" | "text" | "time" | "dual" | "single" | "out" | "total", number> {
   const D = p.num_heads * p.head_dim;
   const patch = volume(p.patch_size);
   const linear = (from: number, to: number): number => from * to + to;
@@ -96,7 +105,11 @@ export interface ForwardCost {
  * FLOPs of one forward of one sample: 2mnk a linear layer (modulation and time on one row), 4D a (query, key) pair.
  * Text counts at both encoders' limits. Norms, GELU, RoPE and softmax are left out.
  */
-export function countFlops(p: WaverParams, size: { frames: number; height: number; width: number }, vae = { stride: [4, 8, 8] as const }): ForwardCost {
+export function countFlops(
+  p: WaverParams,
+  size: { frames: number; height: number; width: number },
+  vae = { stride: [4, 8, 8] as const },
+): ForwardCost {
   const D = p.num_heads * p.head_dim;
   const [pt, ph, pw] = p.patch_size;
   const [st, sh, sw] = vae.stride;
@@ -106,7 +119,10 @@ export function countFlops(p: WaverParams, size: { frames: number; height: numbe
     w: Math.ceil(size.width / (sw * pw)),
   };
   const S = grid.t * grid.h * grid.w;
-  const limits = [[p.t5_dim, p.max_t5], [p.qwen_dim, p.max_qwen]] as const;
+  const limits = [
+    [p.t5_dim, p.max_t5],
+    [p.qwen_dim, p.max_qwen],
+  ] as const;
   const L = limits.reduce((sum, [dim, max]) => sum + (dim === null ? 0 : max), 0);
   const tokens = 2 * (S + L) * (4 + 2 * MLP_RATIO) * D * D;
   const patch = volume(p.patch_size);
@@ -121,12 +137,24 @@ export function countFlops(p: WaverParams, size: { frames: number; height: numbe
   const pairsByKind: Record<string, number> = {};
   let pairs = 0;
   for (const kind of layerKinds(p)) {
-    pairsByKind[kind] ??= kind === "full" || p.window === null ? (S + L) ** 2 : pairsOf(gridWindows(grid, p.window, kind)) + 2 * S * L + L * L;
+    pairsByKind[kind] ??=
+      kind === "full" || p.window === null
+        ? (S + L) ** 2
+        : pairsOf(gridWindows(grid, p.window, kind)) + 2 * S * L + L * L;
     pairs += pairsByKind[kind];
   }
   const linear = Object.values(linearByGroup).reduce((sum, n) => sum + n, 0);
   const attention = 4 * D * pairs;
-  return { grid, videoTokens: S, textTokens: L, linear, linearByGroup, attention, pairsByKind, total: linear + attention };
+  return {
+    grid,
+    videoTokens: S,
+    textTokens: L,
+    linear,
+    linearByGroup,
+    attention,
+    pairsByKind,
+    total: linear + attention,
+  };
 }
 
 const volume = ([t, h, w]: readonly [number, number, number]): number => t * h * w;

@@ -6,8 +6,28 @@
 import { existsSync, readFileSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import { cat, Generator, interpolate, noGrad, openSafetensors, pad, randn, saveSafetensors, scope, type Tensor, zeros } from "../../native/index.ts";
-import { type Codec, type Conditioning, type Context, type Denoiser, type RefineRequest, type TextEncoder, WaverError } from "../index.ts";
+import {
+  cat,
+  Generator,
+  interpolate,
+  noGrad,
+  openSafetensors,
+  pad,
+  randn,
+  saveSafetensors,
+  scope,
+  type Tensor,
+  zeros,
+} from "../../native/index.ts";
+import {
+  type Codec,
+  type Conditioning,
+  type Context,
+  type Denoiser,
+  type RefineRequest,
+  type TextEncoder,
+  WaverError,
+} from "../index.ts";
 
 export interface RefineOptions {
   /** Pipeline folder with refiner/, vae/ and text_encoder/. */
@@ -20,39 +40,74 @@ const PAPER_WD = 0.9;
 /** A step of a small refiner is quicker than the disk: its state is saved at most this often. */
 const SAVE_MS = 2000;
 
-type Parts = { readonly denoiser: Denoiser; readonly codec: Codec; readonly text: TextEncoder; readonly text2?: TextEncoder };
+type Parts = {
+  readonly denoiser: Denoiser;
+  readonly codec: Codec;
+  readonly text: TextEncoder;
+  readonly text2?: TextEncoder;
+};
 
 export async function refine(request: RefineRequest, { path, shift }: RefineOptions, ctx: Context): Promise<Tensor> {
   const parts = await load(path, ctx);
   const { video, prompt } = request;
-  const [B, , F, H, W] = video.shape.map((n, axis) => (axis > 2 ? Math.round(n * request.scale) : n)) as [number, number, number, number, number];
+  const [B, , F, H, W] = video.shape.map((n, axis) => (axis > 2 ? Math.round(n * request.scale) : n)) as [
+    number,
+    number,
+    number,
+    number,
+    number,
+  ];
   if (prompt.length !== B) throw new WaverError("shape_mismatch", `${prompt.length} prompts for ${B} videos`);
   const large = scope(() => noGrad(() => padded(enlarged(video, [H, W]), parts)));
   const fixed = scope(() =>
     noGrad(() => {
       const x = parts.codec.encode(large);
-      const known = parts.denoiser.condition?.(zeros([B, 3, ...large.shape.slice(2)]), Array<boolean>(large.size(2)).fill(false), parts.codec);
+      const known = parts.denoiser.condition?.(
+        zeros([B, 3, ...large.shape.slice(2)]),
+        Array<boolean>(large.size(2)).fill(false),
+        parts.codec,
+      );
       const text = parts.text.encode(prompt);
       const text2 = parts.text2?.encode(prompt);
       using generator = new Generator(request.seed);
       const wd = request.wd ?? scaledNoise(PAPER_WD, x.size(3), x.size(4));
-      return { xn: x.lerp(randn(x.shape, { generator }), wd), text, ...(text2 === undefined ? {} : { text2 }), ...(known === undefined ? {} : { known }) };
+      return {
+        xn: x.lerp(randn(x.shape, { generator }), wd),
+        text,
+        ...(text2 === undefined ? {} : { text2 }),
+        ...(known === undefined ? {} : { known }),
+      };
     }),
   );
   try {
     const refined = await integrated(request, shift, fixed, parts.denoiser, ctx);
     try {
-      return scope(() => noGrad(() => parts.codec.decode(refined).narrow(2, 0, F).narrow(3, 0, H).narrow(4, 0, W).contiguous()));
+      return scope(() =>
+        noGrad(() => parts.codec.decode(refined).narrow(2, 0, F).narrow(3, 0, H).narrow(4, 0, W).contiguous()),
+      );
     } finally {
       refined.dispose();
     }
   } finally {
-    for (const each of [large, fixed.xn, ...Object.values(fixed.text), ...Object.values(fixed.text2 ?? {}), ...Object.values(fixed.known ?? {})]) each.dispose();
+    for (const each of [
+      large,
+      fixed.xn,
+      ...Object.values(fixed.text),
+      ...Object.values(fixed.text2 ?? {}),
+      ...Object.values(fixed.known ?? {}),
+    ])
+      each.dispose();
   }
 }
 
 /** w from 1 to 0 by the family's own convention, saved on the way. */
-async function integrated(request: RefineRequest, shift: number, fixed: { xn: Tensor; text: Conditioning; text2?: Conditioning; known?: { latents: Tensor; mask: Tensor } }, denoiser: Denoiser, ctx: Context): Promise<Tensor> {
+async function integrated(
+  request: RefineRequest,
+  shift: number,
+  fixed: { xn: Tensor; text: Conditioning; text2?: Conditioning; known?: { latents: Tensor; mask: Tensor } },
+  denoiser: Denoiser,
+  ctx: Context,
+): Promise<Tensor> {
   const { xn, ...given } = fixed;
   const saved = join(ctx.workDir, "refining.safetensors");
   const earlier = existsSync(saved) ? readState(saved) : null;
@@ -91,8 +146,15 @@ function readState(path: string): { x: Tensor; step: number } {
 /** Frames one by one, bicubic. */
 function enlarged(video: Tensor, size: readonly [number, number]): Tensor {
   const [B, C, F, H, W] = video.shape as [number, number, number, number, number];
-  const frames = interpolate(video.transpose(1, 2).reshape([B * F, C, H, W]), { size, mode: "bicubic", antialias: true });
-  return frames.clamp(-1, 1).reshape([B, F, C, ...size]).transpose(1, 2);
+  const frames = interpolate(video.transpose(1, 2).reshape([B * F, C, H, W]), {
+    size,
+    mode: "bicubic",
+    antialias: true,
+  });
+  return frames
+    .clamp(-1, 1)
+    .reshape([B, F, C, ...size])
+    .transpose(1, 2);
 }
 
 /** Grown at the end to what codec and network can cut evenly: 1080 rows become 1088; cropped again after decoding. */
@@ -114,17 +176,32 @@ function scaledNoise(wd: number, h: number, w: number): number {
 }
 
 async function load(path: string, ctx: Context): Promise<Parts> {
-  const index = JSON.parse(readFileSync(join(path, "model_index.json"), "utf8")) as Record<string, [string, string] | undefined>;
+  const index = JSON.parse(readFileSync(join(path, "model_index.json"), "utf8")) as Record<
+    string,
+    [string, string] | undefined
+  >;
   const loaded = async (hook: "family" | "codec" | "encodeText", component: string): Promise<unknown> => {
     const name = index[component]?.[1];
     if (name == null) return undefined;
     const provider = ctx.providers(hook).find(({ traits }) => traits.classes.includes(name));
-    if (provider === undefined) throw new WaverError("no_provider", `no installed plugin loads ${name}, the ${component} of ${path}`);
-    const use = (await ctx.use(hook, provider.id, { path: join(path, component) })) as (input: object) => Promise<unknown>;
+    if (provider === undefined)
+      throw new WaverError("no_provider", `no installed plugin loads ${name}, the ${component} of ${path}`);
+    const use = (await ctx.use(hook, provider.id, { path: join(path, component) })) as (
+      input: object,
+    ) => Promise<unknown>;
     return use({});
   };
-  const [denoiser, codec, text, text2] = [await loaded("family", "refiner"), await loaded("codec", "vae"), await loaded("encodeText", "text_encoder"), await loaded("encodeText", "text_encoder_2")];
+  const [denoiser, codec, text, text2] = [
+    await loaded("family", "refiner"),
+    await loaded("codec", "vae"),
+    await loaded("encodeText", "text_encoder"),
+    await loaded("encodeText", "text_encoder_2"),
+  ];
   if (denoiser === undefined || codec === undefined || text === undefined)
-    throw new WaverError("checkpoint_missing", `${path} has no refiner, or lacks the VAE or text encoder that it needs`, { hint: "train one: waver train --component refiner" });
+    throw new WaverError(
+      "checkpoint_missing",
+      `${path} has no refiner, or lacks the VAE or text encoder that it needs`,
+      { hint: "train one: waver train --component refiner" },
+    );
   return { denoiser, codec, text, ...(text2 === undefined ? {} : { text2 }) } as Parts;
 }

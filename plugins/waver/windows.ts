@@ -39,7 +39,8 @@ export function windowIds(grid: Grid, window: WindowParams, kind: "spatial" | "t
   let token = 0;
   for (let t = 0; t < grid.t; t++)
     for (let h = 0; h < grid.h; h++)
-      for (let w = 0; w < grid.w; w++) ids[token++] = (Math.floor(t / dt) * rows + Math.floor(h / dh)) * columns + Math.floor(w / dw);
+      for (let w = 0; w < grid.w; w++)
+        ids[token++] = (Math.floor(t / dt) * rows + Math.floor(h / dh)) * columns + Math.floor(w / dw);
   return ids;
 }
 
@@ -52,8 +53,13 @@ export function gridWindows(grid: Grid, window: WindowParams, kind: "spatial" | 
     else list.push(token);
   });
   const byLength = Map.groupBy(members.values(), (tokens) => tokens.length);
-  return [...byLength].map(([length, windows]) => ({ numWindows: windows.length, length, tokens: Int32Array.from(windows.flat()) }));
+  return [...byLength].map(([length, windows]) => ({
+    numWindows: windows.length,
+    length,
+    tokens: Int32Array.from(windows.flat()),
+  }));
 }
 
 /** Video-to-video pairs of one windowed layer. */
-export const pairsOf = (groups: readonly WindowGroup[]): number => groups.reduce((sum, g) => sum + g.numWindows * g.length ** 2, 0);
+export const pairsOf = (groups: readonly WindowGroup[]): number =>
+  groups.reduce((sum, g) => sum + g.numWindows * g.length ** 2, 0);

@@ -1,6 +1,7 @@
 /** Runs one `train` in a process of its own, to be killed: HOME and the request as JSON are its arguments. */
-import { setThreads } from "../../native/index.ts";
+
 import { train } from "../../daemon/operations/train.ts";
+import { setThreads } from "../../native/index.ts";
 import { runOperation, testContext } from "./context.ts";
 
 const [home, plugins, request] = process.argv.slice(2) as [string, string, string];

@@ -30,8 +30,13 @@ export class Loader<T extends Item> {
   constructor(options: LoaderOptions<T>) {
     this.#options = options;
     const byKind = (kind: Kind): Bucket<T>[] => {
-      const groups = Map.groupBy(options.items.filter((item) => item.kind === kind), (item) => item.bucket);
-      return [...groups].sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, items]) => new Bucket(`${options.seed}/${name}`, items));
+      const groups = Map.groupBy(
+        options.items.filter((item) => item.kind === kind),
+        (item) => item.bucket,
+      );
+      return [...groups]
+        .sort(([a], [b]) => (a < b ? -1 : 1))
+        .map(([name, items]) => new Bucket(`${options.seed}/${name}`, items));
     };
     this.#kinds = { image: byKind("image"), video: byKind("video") };
   }

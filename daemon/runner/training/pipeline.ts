@@ -15,7 +15,10 @@ const INDEX = "model_index.json";
 
 export async function readIndex(folder: string): Promise<Index> {
   const path = join(folder, INDEX);
-  if (!existsSync(path)) throw new WaverError("checkpoint_missing", `${folder} is no pipeline: it holds no ${INDEX}`, { hint: "give the folder that holds transformer/, vae/ and text_encoder/" });
+  if (!existsSync(path))
+    throw new WaverError("checkpoint_missing", `${folder} is no pipeline: it holds no ${INDEX}`, {
+      hint: "give the folder that holds transformer/, vae/ and text_encoder/",
+    });
   const parsed = Index.safeParse(JSON.parse(await readFile(path, "utf8")));
   if (!parsed.success) throw new WaverError("checkpoint_invalid", `${path}: ${parsed.error.issues[0]?.message}`);
   return parsed.data;
@@ -36,17 +39,33 @@ export async function entryOf(folder: string): Promise<[string, string]> {
   const names = ["config.json", "scheduler_config.json", "tokenizer_config.json"].map((name) => join(folder, name));
   const path = names.find((name) => existsSync(name));
   if (path === undefined) throw new WaverError("checkpoint_invalid", `${folder} holds no configuration`);
-  const config = JSON.parse(await readFile(path, "utf8")) as { _class_name?: string; architectures?: string[]; tokenizer_class?: string };
+  const config = JSON.parse(await readFile(path, "utf8")) as {
+    _class_name?: string;
+    architectures?: string[];
+    tokenizer_class?: string;
+  };
   if (config._class_name !== undefined) return ["diffusers", config._class_name];
   return ["transformers", config.architectures?.[0] ?? config.tokenizer_class ?? "PreTrainedTokenizerFast"];
 }
 
 /** The provider whose traits name this class. */
-export function providerOf<H extends Extract<HookName, "family" | "codec" | "encodeText" | "sample">>(hook: H, name: string, ctx: Pick<Context, "providers">): string {
-  const found = ctx.providers(hook).find(({ traits }) => (traits as { classes: readonly string[] }).classes.includes(name));
+export function providerOf<H extends Extract<HookName, "family" | "codec" | "encodeText" | "sample">>(
+  hook: H,
+  name: string,
+  ctx: Pick<Context, "providers">,
+): string {
+  const found = ctx
+    .providers(hook)
+    .find(({ traits }) => (traits as { classes: readonly string[] }).classes.includes(name));
   if (found !== undefined) return found.id;
   throw new WaverError("no_provider", `no provider of ${hook} loads ${name}`, {
-    data: { hook, class: name, known: ctx.providers(hook).map(({ id, traits }) => ({ id, classes: (traits as { classes: readonly string[] }).classes })) },
+    data: {
+      hook,
+      class: name,
+      known: ctx
+        .providers(hook)
+        .map(({ id, traits }) => ({ id, classes: (traits as { classes: readonly string[] }).classes })),
+    },
   });
 }
 
@@ -66,7 +85,10 @@ export async function copyComponent(from: string, to: string): Promise<void> {
 
 /** Fills a folder beside `target` and renames it into place: readers see the whole folder or none. */
 export async function publishFolder(target: string, fill: (folder: string) => Promise<void>): Promise<void> {
-  if (existsSync(target)) throw new WaverError("conflict", `${target} exists already`, { hint: "give another output folder, or remove this one" });
+  if (existsSync(target))
+    throw new WaverError("conflict", `${target} exists already`, {
+      hint: "give another output folder, or remove this one",
+    });
   await mkdir(dirname(target), { recursive: true });
   const work = `${target}.tmp.${crypto.randomUUID()}`;
   try {

@@ -5,7 +5,16 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { type Checkpoint, noGrad, openSafetensors, saveSafetensors, scope, stack, type Tensor, tensor } from "../../../native/index.ts";
+import {
+  type Checkpoint,
+  noGrad,
+  openSafetensors,
+  saveSafetensors,
+  scope,
+  stack,
+  type Tensor,
+  tensor,
+} from "../../../native/index.ts";
 import { type Context, type Objective, toWaverError, WaverError } from "../../../plugins/index.ts";
 import type { Item, Kind } from "./loader.ts";
 import type { TrainInput } from "./recipe.ts";
@@ -23,7 +32,10 @@ export interface PreparedItem extends Item {
   readonly key: string;
 }
 
-const Unit = z.object({ file: z.string(), kept: z.array(z.object({ id: z.string(), caption: z.string(), key: z.string() })) });
+const Unit = z.object({
+  file: z.string(),
+  kept: z.array(z.object({ id: z.string(), caption: z.string(), key: z.string() })),
+});
 
 interface View {
   readonly kind: Kind;
@@ -33,7 +45,12 @@ interface View {
   readonly fps: number;
 }
 
-export async function prepare(rows: readonly SetRow[], recipe: TrainInput, objective: Objective, ctx: Context): Promise<PreparedItem[]> {
+export async function prepare(
+  rows: readonly SetRow[],
+  recipe: TrainInput,
+  objective: Objective,
+  ctx: Context,
+): Promise<PreparedItem[]> {
   const folder = join(ctx.workDir, "prepared");
   await mkdir(folder, { recursive: true });
   const plan: [View, SetRow[]][] = [];
@@ -55,12 +72,20 @@ export async function prepare(rows: readonly SetRow[], recipe: TrainInput, objec
     }
   }
   if (items.length === 0)
-    throw new WaverError("invalid_input", "no clip of the set can be used", { hint: "the log names the reason of each: too short, or not readable" });
+    throw new WaverError("invalid_input", "no clip of the set can be used", {
+      hint: "the log names the reason of each: too short, or not readable",
+    });
   return items;
 }
 
 /** Decodes and prepares a few clips of one view into one file; clips that cannot be used are named in the log. */
-async function prepareUnit(rows: readonly SetRow[], view: View, file: string, objective: Objective, ctx: Context): Promise<z.output<typeof Unit>["kept"]> {
+async function prepareUnit(
+  rows: readonly SetRow[],
+  view: View,
+  file: string,
+  objective: Objective,
+  ctx: Context,
+): Promise<z.output<typeof Unit>["kept"]> {
   const tensors: Record<string, Tensor> = {};
   const kept: z.output<typeof Unit>["kept"] = [];
   try {
@@ -74,12 +99,16 @@ async function prepareUnit(rows: readonly SetRow[], view: View, file: string, ob
       });
       if (pixels === null) continue;
       const key = String(i);
-      const prepared = scope(() => noGrad(() => {
-        const video = toVideo(pixels, view);
-        // A codec may keep its weights in bf16; what is trained on does not.
-        const all = objective.prepare?.(video) ?? { video };
-        return Object.fromEntries(Object.entries(all).map(([name, value]) => [`${key}.${name}`, value.squeeze(0).float().contiguous()]));
-      }));
+      const prepared = scope(() =>
+        noGrad(() => {
+          const video = toVideo(pixels, view);
+          // A codec may keep its weights in bf16; what is trained on does not.
+          const all = objective.prepare?.(video) ?? { video };
+          return Object.fromEntries(
+            Object.entries(all).map(([name, value]) => [`${key}.${name}`, value.squeeze(0).float().contiguous()]),
+          );
+        }),
+      );
       Object.assign(tensors, prepared);
       kept.push({ id: row.id, caption: row.caption, key });
     }
@@ -100,14 +129,23 @@ async function decode(row: SetRow, view: View, ctx: Context): Promise<Uint8Array
     return pixels;
   }
   let count = 0;
-  const how = { signal: ctx.signal, ...(row.start == null ? {} : { start: row.start }), ...(row.end == null ? {} : { end: row.end }) };
-  for await (const batch of ctx.media.frames(row.path, { width, height, fit: "cover", rate: fps, format: "rgb24", batch: Math.min(frames, 32) }, how)) {
+  const how = {
+    signal: ctx.signal,
+    ...(row.start == null ? {} : { start: row.start }),
+    ...(row.end == null ? {} : { end: row.end }),
+  };
+  for await (const batch of ctx.media.frames(
+    row.path,
+    { width, height, fit: "cover", rate: fps, format: "rgb24", batch: Math.min(frames, 32) },
+    how,
+  )) {
     const taken = Math.min(batch.count, frames - count);
     pixels.set(batch.data.subarray(0, taken * frameBytes), count * frameBytes);
     count += taken;
     if (count === frames) return pixels;
   }
-  if (count < frames * (1 - MISSING)) throw new WaverError("media_too_short", `${row.path}: ${count} frames at ${fps} a second, ${frames} are needed`);
+  if (count < frames * (1 - MISSING))
+    throw new WaverError("media_too_short", `${row.path}: ${count} frames at ${fps} a second, ${frames} are needed`);
   const last = pixels.slice((count - 1) * frameBytes, count * frameBytes);
   for (; count < frames; count++) pixels.set(last, count * frameBytes);
   return pixels;
@@ -123,9 +161,13 @@ const isClip = (row: SetRow): boolean => !PICTURE.test(row.path);
 /** Videos, and single frames of clips and pictures, each in the sizes of the recipe. */
 function viewsOf({ video, image }: TrainInput): View[][] {
   return [
-    ...(video === null ? [] : [video.sizes.map((size) => ({ kind: "video" as const, ...size, frames: video.frames, fps: video.fps }))]),
+    ...(video === null
+      ? []
+      : [video.sizes.map((size) => ({ kind: "video" as const, ...size, frames: video.frames, fps: video.fps }))]),
     // A picture has no rate; the first frame of a clip comes at any.
-    ...(image === null ? [] : [image.sizes.map((size) => ({ kind: "image" as const, ...size, frames: 1, fps: video?.fps ?? 1 }))]),
+    ...(image === null
+      ? []
+      : [image.sizes.map((size) => ({ kind: "image" as const, ...size, frames: 1, fps: video?.fps ?? 1 }))]),
   ];
 }
 
@@ -157,13 +199,17 @@ export class PreparedFiles implements Disposable {
 
   /** The tensors of a batch by name, [B ...] each; they belong to the running scope. */
   batch(items: readonly PreparedItem[]): Record<string, Tensor> {
-    const names = this.#file(items[0]!.file).keys.filter((key) => key.startsWith(`${items[0]!.key}.`)).map((key) => key.slice(items[0]!.key.length + 1));
-    return Object.fromEntries(names.map((name) => [name, stack(items.map((item) => this.#file(item.file).get(`${item.key}.${name}`)))]));
+    const names = this.#file(items[0]!.file)
+      .keys.filter((key) => key.startsWith(`${items[0]!.key}.`))
+      .map((key) => key.slice(items[0]!.key.length + 1));
+    return Object.fromEntries(
+      names.map((name) => [name, stack(items.map((item) => this.#file(item.file).get(`${item.key}.${name}`)))]),
+    );
   }
 
   #file(path: string): Checkpoint {
-    let file = this.#open.get(path);
-    if (file === undefined) this.#open.set(path, (file = openSafetensors(path)));
+    const file = this.#open.get(path) ?? openSafetensors(path);
+    this.#open.set(path, file);
     return file;
   }
 

@@ -75,9 +75,13 @@ export class ResumePoints {
       }
     }
     if (names.length === 0) return null;
-    throw new WaverError("checkpoint_invalid", `none of the ${names.length} resume points in ${this.folder} can be used`, {
-      hint: "start the training again under a new job, or put a sound copy of the folder back",
-    });
+    throw new WaverError(
+      "checkpoint_invalid",
+      `none of the ${names.length} resume points in ${this.folder} can be used`,
+      {
+        hint: "start the training again under a new job, or put a sound copy of the folder back",
+      },
+    );
   }
 
   /** Oldest first; leftovers of a kill are cleared away. */
@@ -86,7 +90,8 @@ export class ResumePoints {
       if (error.code === "ENOENT") return [];
       throw error;
     });
-    for (const name of all.filter((each) => each.startsWith("tmp."))) await rm(join(this.folder, name), { recursive: true, force: true });
+    for (const name of all.filter((each) => each.startsWith("tmp.")))
+      await rm(join(this.folder, name), { recursive: true, force: true });
     return all.filter((name) => NAME.test(name)).sort();
   }
 }

@@ -26,18 +26,33 @@ export async function localPath(given: string, ctx: Pick<Context, "store">): Pro
 export async function readSet(given: string, ctx: Pick<Context, "store">): Promise<SetRow[]> {
   const { asyncBufferFromFile, parquetReadObjects } = await import("hyparquet");
   const path = await localPath(given, ctx);
-  const isFolder = await stat(path).then((facts) => facts.isDirectory(), () => undefined);
+  const isFolder = await stat(path).then(
+    (facts) => facts.isDirectory(),
+    () => undefined,
+  );
   if (isFolder === undefined) throw new WaverError("not_found", `no training set at ${given}`);
-  const files = isFolder ? (await readdir(path)).filter((name) => name.endsWith(".parquet")).sort().map((name) => join(path, name)) : [path];
+  const files = isFolder
+    ? (await readdir(path))
+        .filter((name) => name.endsWith(".parquet"))
+        .sort()
+        .map((name) => join(path, name))
+    : [path];
   const base = isFolder ? path : join(path, "..");
   const rows: SetRow[] = [];
   for (const file of files) {
     for (const raw of await parquetReadObjects({ file: await asyncBufferFromFile(file) })) {
       const row = SetRow.safeParse(raw);
-      if (!row.success) throw new WaverError("invalid_input", `${file}: row ${rows.length + 1}: ${row.error.issues[0]?.path.join(".")} ${row.error.issues[0]?.message}`);
+      if (!row.success)
+        throw new WaverError(
+          "invalid_input",
+          `${file}: row ${rows.length + 1}: ${row.error.issues[0]?.path.join(".")} ${row.error.issues[0]?.message}`,
+        );
       rows.push({ ...row.data, path: isAbsolute(row.data.path) ? row.data.path : join(base, row.data.path) });
     }
   }
-  if (rows.length === 0) throw new WaverError("invalid_input", `the set ${given} has no clips`, { hint: "loosen the rules that dropped them" });
+  if (rows.length === 0)
+    throw new WaverError("invalid_input", `the set ${given} has no clips`, {
+      hint: "loosen the rules that dropped them",
+    });
   return rows;
 }

@@ -6,7 +6,18 @@
  */
 import { appendFileSync, closeSync, existsSync, fsyncSync, openSync, statSync, truncateSync } from "node:fs";
 import { join } from "node:path";
-import { AdamW, clipGradNorm, Ema, Generator, noGrad, openSafetensors, saveSafetensors, scope, type Tensor, withMatmulDtype } from "../../../native/index.ts";
+import {
+  AdamW,
+  clipGradNorm,
+  Ema,
+  Generator,
+  noGrad,
+  openSafetensors,
+  saveSafetensors,
+  scope,
+  type Tensor,
+  withMatmulDtype,
+} from "../../../native/index.ts";
 import { type Batch, type Objective, type ParameterGroup, WaverError } from "../../../plugins/index.ts";
 import { seedOf } from "./loader.ts";
 import { emaDecay, learningRate, type TrainInput } from "./recipe.ts";
@@ -45,7 +56,9 @@ export class Trainer implements Disposable {
     this.#ema = new Ema(this.#named, recipe.ema);
     const names = new Map(this.#named.map(([name, parameter]) => [parameter, name]));
     const byOptimizer = Map.groupBy(objective.groups, (group) => group.optimizer);
-    this.#optimizers = new Map([...byOptimizer].map(([name, groups]) => [name, { groups, adamw: adamw(groups, names, recipe) }]));
+    this.#optimizers = new Map(
+      [...byOptimizer].map(([name, groups]) => [name, { groups, adamw: adamw(groups, names, recipe) }]),
+    );
   }
 
   /** Steps done. */
@@ -60,7 +73,13 @@ export class Trainer implements Disposable {
     const report = scope(() => {
       using generator = new Generator(seedOf(`${this.#recipe.seed}/step/${this.#step}`));
       const batch = assemble();
-      let result: StepReport = { step: this.#step, task: batch.task, loss: 0, lr: this.#recipe.lr * share, gradNorm: 0 };
+      let result: StepReport = {
+        step: this.#step,
+        task: batch.task,
+        loss: 0,
+        lr: this.#recipe.lr * share,
+        gradNorm: 0,
+      };
       for (const [phase, { optimizer }] of this.#objective.phases.entries()) {
         const { adamw, groups } = this.#optimizers.get(optimizer)!;
         const { loss, metrics } = withMatmulDtype(
@@ -68,7 +87,10 @@ export class Trainer implements Disposable {
           () => this.#objective.step(batch, { step: this.#step, phase, generator }),
         );
         loss.backward();
-        const gradNorm = clipGradNorm(groups.flatMap((group) => group.parameters), clip);
+        const gradNorm = clipGradNorm(
+          groups.flatMap((group) => group.parameters),
+          clip,
+        );
         result = { ...result, ...metrics, loss: result.loss + loss.item(), gradNorm };
         if (Number.isFinite(result.loss) && Number.isFinite(gradNorm)) {
           groups.forEach((group, i) => {
@@ -92,9 +114,13 @@ export class Trainer implements Disposable {
   #guard({ skipped, step, loss }: StepReport): void {
     this.#skipped = skipped === true ? this.#skipped + 1 : 0;
     if (this.#skipped >= MOST_SKIPPED)
-      throw new WaverError("numeric_invalid", `the loss was not finite in ${MOST_SKIPPED} steps in a row, up to step ${step} (${loss})`, {
-        hint: "lower the learning rate, or train with matmul float32; the last resume point is from before",
-      });
+      throw new WaverError(
+        "numeric_invalid",
+        `the loss was not finite in ${MOST_SKIPPED} steps in a row, up to step ${step} (${loss})`,
+        {
+          hint: "lower the learning rate, or train with matmul float32; the last resume point is from before",
+        },
+      );
   }
 
   /** Whether the state is fit to be kept. */
@@ -104,14 +130,17 @@ export class Trainer implements Disposable {
 
   async save(points: ResumePoints): Promise<void> {
     if (existsSync(this.#log)) syncFile(this.#log);
-    await points.publish({ step: this.#step, lossLog: existsSync(this.#log) ? statSync(this.#log).size : 0 }, (folder) => {
-      saveSafetensors(join(folder, "weights.safetensors"), new Map(this.#named));
-      saveSafetensors(join(folder, "average.safetensors"), this.#ema.stateDict());
-      for (const [name, { adamw }] of this.#optimizers) {
-        const state = adamw.stateDict();
-        if (Object.keys(state).length > 0) saveSafetensors(join(folder, `optimizer-${name}.safetensors`), state);
-      }
-    });
+    await points.publish(
+      { step: this.#step, lossLog: existsSync(this.#log) ? statSync(this.#log).size : 0 },
+      (folder) => {
+        saveSafetensors(join(folder, "weights.safetensors"), new Map(this.#named));
+        saveSafetensors(join(folder, "average.safetensors"), this.#ema.stateDict());
+        for (const [name, { adamw }] of this.#optimizers) {
+          const state = adamw.stateDict();
+          if (Object.keys(state).length > 0) saveSafetensors(join(folder, `optimizer-${name}.safetensors`), state);
+        }
+      },
+    );
   }
 
   load(folder: string, at: { readonly step: number; readonly lossLog: number }): void {
@@ -121,7 +150,9 @@ export class Trainer implements Disposable {
     };
     scope(() =>
       noGrad(() => {
-        read("weights.safetensors", (file) => this.#named.forEach(([name, weight]) => weight.copy_(file.get(name))));
+        read("weights.safetensors", (file) => {
+          for (const [name, weight] of this.#named) weight.copy_(file.get(name));
+        });
         read("average.safetensors", (file) => this.#ema.loadStateDict(file));
         for (const [name, { adamw }] of this.#optimizers) {
           const part = `optimizer-${name}.safetensors`;

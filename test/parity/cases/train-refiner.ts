@@ -18,20 +18,35 @@ export default defineCase({
       produce("x_input", refinerInput(x0, xn, perSample("w")));
       produce("x_target", x0.sub(xn));
 
-      for (const [name, filter] of [["bicubic_antialias", "bicubic"], ["bilinear_antialias", "bilinear"], ["area_then_bilinear", "area"]] as const) {
+      for (const [name, filter] of [
+        ["bicubic_antialias", "bicubic"],
+        ["bilinear_antialias", "bilinear"],
+        ["area_then_bilinear", "area"],
+      ] as const) {
         const { down, up } = degradePixels(given("pixels"), 3, filter);
         produce(`pixel.${name}.down`, down);
         produce(`pixel.${name}.up`, up);
       }
 
       const schedule = Array.from(golden.reference("euler_w_schedule").data);
-      produce("euler_w_schedule", { shape: [schedule.length], data: schedule.map((_, k) => 1 - k / (schedule.length - 1)) });
+      produce("euler_w_schedule", {
+        shape: [schedule.length],
+        data: schedule.map((_, k) => 1 - k / (schedule.length - 1)),
+      });
       let x = xn;
       const states = schedule.slice(0, -1).map((w, k) => {
-        x = x.add(given("A").mul(x.tanh()).sub(x.mul(w)).mul(w - schedule[k + 1]!));
+        x = x.add(
+          given("A")
+            .mul(x.tanh())
+            .sub(x.mul(w))
+            .mul(w - schedule[k + 1]!),
+        );
         return x;
       });
-      produce("euler_trajectory", { shape: [states.length, ...x0.shape], data: states.flatMap((state) => state.toNumbers()) });
+      produce("euler_trajectory", {
+        shape: [states.length, ...x0.shape],
+        data: states.flatMap((state) => state.toNumbers()),
+      });
     });
   },
 });

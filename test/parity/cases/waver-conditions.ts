@@ -1,7 +1,7 @@
 /** Pixel-frame masks and known frames to I and Mask. */
 import { cat, noGrad, scope, type Tensor, tensor } from "../../../native/index.ts";
-import { composed, conditions, conditionsFromLatents, foldMask } from "../../../plugins/waver/conditions.ts";
 import { WanVae } from "../../../plugins/wan-vae/codec.ts";
+import { composed, conditions, conditionsFromLatents, foldMask } from "../../../plugins/waver/conditions.ts";
 import { defineCase } from "../case.ts";
 
 export default defineCase({

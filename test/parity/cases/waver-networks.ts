@@ -20,7 +20,9 @@ const given = (golden: Golden, name: string): Tensor => {
 };
 
 const features = (golden: Golden, run: string, name: "t5" | "qwen"): WaverInput["t5"] =>
-  golden.has(`${run}.${name}`) ? { states: given(golden, `${run}.${name}`), mask: given(golden, `${run}.${name}_mask`).to("bool") } : null;
+  golden.has(`${run}.${name}`)
+    ? { states: given(golden, `${run}.${name}`), mask: given(golden, `${run}.${name}_mask`).to("bool") }
+    : null;
 
 const inputs = (golden: Golden, run: string): WaverInput => ({
   latents: given(golden, `${run}.V`),
@@ -35,7 +37,10 @@ function forward(network: WaverTransformer, golden: Golden, run: string, produce
   const input = inputs(golden, run);
   const taps = new Map<string, Tensor>();
   const velocity = network.forward(input, taps);
-  const real = cat([input.t5, input.qwen].flatMap((each) => (each === null ? [] : [each.mask.float()])), 1);
+  const real = cat(
+    [input.t5, input.qwen].flatMap((each) => (each === null ? [] : [each.mask.float()])),
+    1,
+  );
   const numText = real.size(1);
   const text = (name: string, value: Tensor): void => produce(`${out}.tap.${name}`, value.mul(real.unsqueeze(-1)));
   for (const [name, value] of taps) {
@@ -58,7 +63,8 @@ async function dit(golden: Golden, produce: Produce): Promise<void> {
   scope(() =>
     noGrad(() => {
       const { latents, known, t, t5, qwen } = inputs(golden, "t2v");
-      const half = (each: WaverInput["t5"]): WaverInput["t5"] => each && { ...each, states: each.states.to("bfloat16") };
+      const half = (each: WaverInput["t5"]): WaverInput["t5"] =>
+        each && { ...each, states: each.states.to("bfloat16") };
       // The network itself brings latents to its dtype.
       produce("bf16.velocity", low.forward({ latents, known, t, t5: half(t5), qwen: half(qwen) }));
     }),

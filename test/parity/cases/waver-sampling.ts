@@ -24,11 +24,20 @@ const given = (golden: Golden, name: string): Tensor => {
   return tensor(Float32Array.from(data)).reshape([...shape]);
 };
 const text = (golden: Golden, branch: "cond" | "uncond"): Pick<WaverInput, "t5" | "qwen"> => {
-  const features = (name: string): WaverInput["t5"] => ({ states: given(golden, `${branch}.${name}`), mask: given(golden, `${branch}.${name}_mask`).to("bool") });
+  const features = (name: string): WaverInput["t5"] => ({
+    states: given(golden, `${branch}.${name}`),
+    mask: given(golden, `${branch}.${name}_mask`).to("bool"),
+  });
   return { t5: features("t5"), qwen: features("qwen") };
 };
 
-async function sample(network: WaverTransformer, golden: Golden, name: string, run: Run, produce: Produce): Promise<void> {
+async function sample(
+  network: WaverTransformer,
+  golden: Golden,
+  name: string,
+  run: Run,
+  produce: Produce,
+): Promise<void> {
   const refining = name.startsWith("refiner");
   const numSteps = golden.params["steps"] as number;
   const condition = refining ? "refiner" : name;
@@ -53,12 +62,23 @@ async function sample(network: WaverTransformer, golden: Golden, name: string, r
       predict: (latents, t) =>
         noGrad(() => {
           const forward = (branch: "cond" | "uncond"): Tensor =>
-            network.forward({ latents, t, known: { latents: given(golden, `${condition}.I`), mask: given(golden, `${condition}.Mask`) }, ...text(golden, branch) });
+            network.forward({
+              latents,
+              t,
+              known: { latents: given(golden, `${condition}.I`), mask: given(golden, `${condition}.Mask`) },
+              ...text(golden, branch),
+            });
           const cond = forward("cond");
           if (run.guidance === null) return cond;
           const uncond = forward("uncond");
           if (run.guidance === "cfg") return cfg(cond, uncond, run.scale);
-          const guided = apg(cond, uncond, cond.sub(uncond), { scale: run.scale, eta: run.eta, threshold: run.threshold, axes: [1, 3, 4], form: "paper" });
+          const guided = apg(cond, uncond, cond.sub(uncond), {
+            scale: run.scale,
+            eta: run.eta,
+            threshold: run.threshold,
+            axes: [1, 3, 4],
+            form: "paper",
+          });
           norms.push(...guided.norm.toNumbers());
           clips.push(...guided.clip.toNumbers());
           return guided.prediction;
