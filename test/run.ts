@@ -5,7 +5,8 @@
 // A path part runs only the test files whose path contains it. Each test file is a process of its own: a native crash,
 // a leak or a hang costs that file and is named, and the next one starts clean (a Bun process costs 10 ms).
 import { spawn } from "node:child_process";
-import { availableParallelism } from "node:os";
+import { mkdtemp, rm } from "node:fs/promises";
+import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 
@@ -28,6 +29,8 @@ interface Step {
   readonly suite: "unit" | "e2e" | "quickstart";
   readonly command?: readonly string[];
   readonly limit?: number;
+  /** A home and an output folder of the step's own, whose daemon is stopped afterwards. */
+  readonly ownHome?: true;
   readonly files?: (path: string) => boolean;
 }
 
@@ -48,6 +51,7 @@ const steps: readonly Step[] = [
     suite: "quickstart",
     command: ["cli/index.ts", "quickstart", "--profile", "test"],
     limit: 900,
+    ownHome: true,
   },
 ];
 
@@ -195,16 +199,35 @@ async function main(): Promise<number> {
   }
   const start = performance.now();
   const outcomes: Outcome[] = [];
-  for (const { name, suite, command, limit = 600, files } of steps) {
+  for (const { name, suite, command, limit = 600, files, ownHome } of steps) {
     if (values.only !== undefined && suite !== values.only) continue;
     if (files) outcomes.push(...(await testFiles(settings, files)));
     else if (command && settings.paths.length === 0) {
       // Minutes of work are shown as they go; the rest prints one line, and its output only when it failed.
       const shown = { ...settings, verbose: settings.verbose || suite === "quickstart" };
-      outcomes.push(await runCommand(shown, name, command, limit));
+      outcomes.push(
+        ownHome ? await inOwnHome(shown, name, command, limit) : await runCommand(shown, name, command, limit),
+      );
     }
   }
   return summary(outcomes, (performance.now() - start) / 1000);
+}
+
+/** A step that starts a daemon leaves neither it nor its files behind. */
+async function inOwnHome(
+  settings: Settings,
+  name: string,
+  command: readonly string[],
+  limit: number,
+): Promise<Outcome> {
+  const folder = await mkdtemp(join(tmpdir(), "waver-test-"));
+  const own = { ...settings, env: { ...settings.env, WAVER_HOME: join(folder, "home") } };
+  try {
+    return await runCommand(own, name, [...command, "--output", join(folder, "out")], limit);
+  } finally {
+    await runCommand({ ...own, verbose: false }, "stop", ["cli/index.ts", "stop"], 60);
+    await rm(folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 500 });
+  }
 }
 
 function summary(outcomes: readonly Outcome[], seconds: number): number {

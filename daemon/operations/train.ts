@@ -2,7 +2,7 @@
  * One stage of training: a set and a parent in, a pipeline folder out (Waver 4.1). Numbers that differ between stages
  * are in configs/train; what a stage minimises is an objective. The order below is the order in which things happen.
  */
-import { existsSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import { mkdir, readdir } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { z } from "zod";
@@ -18,6 +18,7 @@ import {
   toWaverError,
   WaverError,
 } from "../../plugins/index.ts";
+import { fileDigest, folderContentDigest } from "../generation/digest.ts";
 import type { Components } from "../runner/training/components.ts";
 import { Loader } from "../runner/training/loader.ts";
 import {
@@ -230,13 +231,13 @@ async function publish(
   ctx: Context,
   meta: { steps: number },
 ): Promise<Digest> {
-  const inputs = [
-    ["set", recipe.set],
-    ["parent", recipe.model],
-  ].flatMap(([role, given]) => {
-    const digest = Digest.safeParse(given);
-    return digest.success ? [{ role: role!, digest: digest.data }] : [];
-  });
+  const given = { set: recipe.set, ...(recipe.model === null ? {} : { parent: recipe.model }) };
+  const inputs = await Promise.all(
+    Object.entries(given).map(async ([role, named]) => {
+      const digest = Digest.safeParse(named);
+      return { role, digest: digest.success ? digest.data : await contentDigest(named, ctx) };
+    }),
+  );
   return ctx.store.publish(folder, {
     kind: "model",
     inputs,
@@ -246,6 +247,10 @@ async function publish(
     meta,
   });
 }
+
+/** What a folder or a file holds has the digest that it had, or would have, in the store. */
+const contentDigest = (path: string, ctx: Context): Promise<Digest> =>
+  statSync(path).isDirectory() ? folderContentDigest(path, ctx) : fileDigest(path, ctx);
 
 async function publishSnapshots(
   folder: string,
