@@ -13,10 +13,11 @@ import {
   Scores,
   type Source,
 } from "../types.ts";
-import { averages, chance, match } from "./nearest.ts";
+import { averages, chance, match, matchCentred } from "./nearest.ts";
 import { isImage, motion, type Pixels, perFrame, psnr, readPixels, sharpness, ssim } from "./pixels.ts";
 
-const Judged = z.object({ scores: Scores, nearest: z.string() });
+/** `features`: base64 of float32, so that a resumed evaluation has them too. */
+const Judged = z.object({ scores: Scores, nearest: z.string(), features: z.string() });
 
 export async function judgeClips(
   { items, references }: EvalSet,
@@ -37,24 +38,37 @@ export async function judgeClips(
   }
   const judged: Record<string, Scores> = {};
   const notes: Record<string, string> = {};
+  const made: Float32Array[] = [];
   for (const [i, item] of items.entries()) {
-    const { scores, nearest } = await ctx.unit(`evaluate-clips/${item.id}`, Judged, async () => {
+    const {
+      scores,
+      nearest,
+      features: encoded,
+    } = await ctx.unit(`evaluate-clips/${item.id}`, Judged, async () => {
       const pixels = await readPixels(item.video, ctx);
       const scores: Record<string, number> = { motion: motion(pixels), sharpness: sharpness(pixels) };
       if (item.reference !== undefined) Object.assign(scores, await likeness(pixels, item.reference, ctx));
-      if (known.length === 0) return { scores, nearest: "" };
-      const found = match(item, await features(item.video), references, known);
+      if (known.length === 0) return { scores, nearest: "", features: "" };
+      const vector = await features(item.video);
+      const found = match(item, vector, references, known);
       scores["memorised"] = found.isPrompted ? 1 : 0;
       scores["nearestSimilarity"] = found.similarity;
       if (found.promptedSimilarity !== null) scores["promptedSimilarity"] = found.promptedSimilarity;
       if (found.promptedRank !== null) scores["promptedRank"] = found.promptedRank;
-      return { scores, nearest: references[found.nearest]?.id ?? "" };
+      return { scores, nearest: references[found.nearest]?.id ?? "", features: toBase64(vector) };
     });
     judged[item.id] = scores;
     if (nearest !== "") notes[item.id] = nearest;
+    if (encoded !== "") made.push(fromBase64(encoded));
     ctx.progress(i + 1, items.length, "generated clips");
     await ctx.breathe();
   }
+  const apart = known.length === 0 ? null : matchCentred(items, made, references, known);
+  for (const [i, { isPrompted }] of (apart ?? []).entries()) {
+    const { id } = items[i] as { id: string };
+    judged[id] = { ...judged[id], memorisedCentred: isPrompted ? 1 : 0 };
+  }
+  const numOf = (measure: string): number => Object.values(judged).filter((scores) => scores[measure] === 1).length;
   const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
   return {
     summary: {
@@ -62,7 +76,8 @@ export async function judgeClips(
       numItems: items.length,
       ...(references.length > 0
         ? {
-            numMemorised: Object.values(judged).filter(({ memorised }) => memorised === 1).length,
+            numMemorised: numOf("memorised"),
+            ...(apart === null ? {} : { numMemorisedCentred: numOf("memorisedCentred") }),
             memorisedChance: chance(items, references),
             referenceMotion: mean(moves),
             referenceSharpness: mean(sharps),
@@ -73,6 +88,11 @@ export async function judgeClips(
     notes,
   };
 }
+
+const toBase64 = (vector: Float32Array): string =>
+  Buffer.from(vector.buffer, vector.byteOffset, vector.byteLength).toString("base64");
+const fromBase64 = (text: string): Float32Array =>
+  new Float32Array(Uint8Array.from(Buffer.from(text, "base64")).buffer);
 
 /** PSNR and SSIM to the clip that the item names, frame by frame at the item's size and rate. */
 async function likeness(pixels: Pixels, reference: string, ctx: Context): Promise<Scores> {

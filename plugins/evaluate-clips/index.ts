@@ -28,6 +28,7 @@ export default definePlugin({
           "nearestSimilarity",
           "promptedSimilarity",
           "promptedRank",
+          "memorisedCentred",
           "motion",
           "sharpness",
           "psnr",

@@ -45,6 +45,32 @@ export function match(
   };
 }
 
+/**
+ * The same after each side's own mean is taken off and lengths are 1 again: what all generated clips have in common and
+ * no training clip has, a decoder's blur above all, then no longer decides. Null when there is too little to average.
+ */
+export function matchCentred(
+  items: readonly Item[],
+  features: readonly Float32Array[],
+  references: readonly Reference[],
+  known: readonly Float32Array[],
+): Match[] | null {
+  if (new Set(items.map(({ prompt }) => prompt)).size < 4 || known.length < 4) return null;
+  const [made, learned] = [centred(features), centred(known)];
+  return items.map((item, i) => match(item, made[i] as Float32Array, references, learned));
+}
+
+function centred(vectors: readonly Float32Array[]): Float32Array[] {
+  const mean = new Float64Array(vectors[0]?.length ?? 0);
+  for (const vector of vectors)
+    for (let i = 0; i < mean.length; i++) mean[i] = (mean[i] as number) + (vector[i] as number) / vectors.length;
+  return vectors.map((vector) => {
+    const moved = vector.map((value, i) => value - (mean[i] as number));
+    const length = Math.hypot(...moved) || 1;
+    return moved.map((value) => value / length);
+  });
+}
+
 /** Share of items whose nearest reference would be the prompted one if the nearest were drawn from a hat. */
 export function chance(items: readonly Item[], references: readonly Reference[]): number {
   const shares = items.map(

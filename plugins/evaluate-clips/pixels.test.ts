@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { chance, match } from "./nearest.ts";
+import { chance, match, matchCentred } from "./nearest.ts";
 import { motion, type Pixels, psnr, sharpness, ssim } from "./pixels.ts";
 
 /** Rows of waves as 8-bit RGB, the input of the reference below. */
@@ -63,6 +63,21 @@ describe("nearest training clip", () => {
     expect(other).toMatchObject({ nearest: 0, isPrompted: false, promptedRank: 2 });
     expect(other.promptedSimilarity).toBeCloseTo(0.6, 6);
     expect(match({ ...item, prompt: "a cat" }, Float32Array.from([1, 0]), references, known).promptedRank).toBeNull();
+  });
+  test("what all generated clips share does not decide when both sides are centred", () => {
+    const kinds = ["a boat", "a ball", "a bird", "a fish"];
+    const axis = (i: number): Float32Array =>
+      Float32Array.from({ length: 6 }, (_, k) => (k === i ? 1 : k === 4 ? 0.5 : 0));
+    // All that was made leans the same way, towards the first training clip.
+    const blurred = (i: number): Float32Array => axis(i).map((value, k) => value + (k === 0 ? 3 : 0));
+    const items = kinds.map((prompt, i) => ({ ...item, id: String(i), prompt }));
+    const references = kinds.map((caption, i) => ({ id: String(i), video: `${i}.mp4`, caption }));
+    const [made, known] = [kinds.map((_, i) => blurred(i)), kinds.map((_, i) => axis(i))];
+    expect(items.filter((each, i) => match(each, made[i] as Float32Array, references, known).isPrompted)).toHaveLength(
+      1,
+    );
+    expect(matchCentred(items, made, references, known)?.every(({ isPrompted }) => isPrompted)).toBe(true);
+    expect(matchCentred(items.slice(0, 3), made.slice(0, 3), references, known)).toBeNull();
   });
   test("chance counts every clip that bears the caption", () => {
     expect(chance([item], references)).toBeCloseTo(1 / 3, 12);

@@ -83,7 +83,8 @@ export async function runChain(request: Request, ctx: Context): Promise<Results>
         start,
         end,
         caption: caption ?? "",
-        note: `${basename(path)}${captionBy === null ? "" : ` · caption: ${captionBy}`}`,
+        // Who said it matters when nobody wrote it down.
+        note: `${basename(path)}${captionBy === null || captionBy === "sidecar" ? "" : ` · caption by ${captionBy}`}`,
       })),
     funnel: funnelOf(curated, rows),
     curves: model.curves,

@@ -126,6 +126,7 @@ function figuresOf({ judged, textToVideo, vaePsnr }: Results): Figures {
           count: of(clips.summary, "numMemorised"),
           of: textToVideo.length,
           chance: of(clips.summary, "memorisedChance"),
+          centred: clips.summary["numMemorisedCentred"],
         }
       : null,
     firstFrame: firstFrame

@@ -4,7 +4,12 @@
 export interface Figures {
   /** dB that the VAE keeps of the training clips. */
   readonly vaePsnr: number;
-  readonly memorised: { readonly count: number; readonly of: number; readonly chance: number } | null;
+  readonly memorised: {
+    readonly count: number;
+    readonly of: number;
+    readonly chance: number;
+    readonly centred?: number | undefined;
+  } | null;
   readonly firstFrame: { readonly psnr: number; readonly of: number } | null;
   readonly refined: {
     readonly nearer: number;
@@ -70,6 +75,16 @@ export function verdictOf(figures: Figures, how: { readonly isShort: boolean }):
         }
       : { remark: NOT_RUN }),
   });
+  if (memorised?.centred !== undefined)
+    measures.push({
+      name: "Memorisation, blur set aside",
+      meaning:
+        "the same when the mean of all generated clips, and that of all training clips, is taken off first: what every generated clip has in common no longer decides",
+      value: memorised.centred,
+      unit: `of ${memorised.of}`,
+      chance: memorised.chance * memorised.of,
+      isReached: null,
+    });
   if (memorised) {
     sentences.push(
       `${memorised.count} of ${memorised.of} generated clips are nearest to the training clip that they were asked for; chance alone gives ${round(memorised.chance * memorised.of)}.`,
