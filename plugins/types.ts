@@ -256,6 +256,8 @@ export interface RefineRequest {
   readonly seed: number;
   /** Share of noise that the enlarged video is disturbed with; the provider's own when absent. Large values edit. */
   readonly wd?: number | undefined;
+  /** Called once with the refined latents (borrowed), before they are decoded. */
+  readonly onLatents?: ((latents: Tensor) => void) | undefined;
   readonly signal: AbortSignal;
 }
 

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { openCheckpoint, scope, setThreads } from "../../native/index.ts";
+import { openCheckpoint, openSafetensors, scope, setThreads } from "../../native/index.ts";
 import type { WaverError } from "../../plugins/index.ts";
 import { makeClip } from "../../test/support/clips.ts";
 import { runOperation, type TestContext, testContext } from "../../test/support/context.ts";
@@ -86,9 +86,12 @@ test("refining doubles a video, keeps its frames, and gives the same again", asy
   });
   await using ctx = await open();
   const output = join(scratch, "large.mp4");
-  const request = { video, model: refined, prompt: "bars move", numSteps: 3, output };
+  const request = { video, model: refined, prompt: "bars move", numSteps: 3, output, keepLatents: true };
   // 30x22 doubled is 60x44, which latents of 8 do not divide: padded, then cropped
-  expect(await runOperation(refine, request, ctx)).toMatchObject({
+  const result = (await runOperation(refine, request, ctx)) as { latents: string };
+  using latents = openSafetensors(result.latents);
+  expect(latents.info("latents").shape).toEqual([1, 4, 4, 6, 8]);
+  expect(result).toMatchObject({
     path: output,
     width: 60,
     height: 44,

@@ -24,6 +24,7 @@ const input = z.strictObject({
     .meta({ description: "share of noise; little keeps what is there, much lets the prompt change it" }),
   shift: z.number().positive().default(1).meta({ description: "shift of the sampling grid" }),
   output: z.string().optional().meta({ description: "file for the result", format: "path" }),
+  keepLatents: z.boolean().default(false).meta({ description: "keep the refined latents beside the video" }),
 });
 
 const output = z.object({
@@ -33,6 +34,8 @@ const output = z.object({
   height: z.int(),
   numFrames: z.int(),
   prompt: z.string(),
+  /** File of the refined latents, when they were asked for. */
+  latents: z.string().optional(),
 });
 
 export const refine = defineOperation({
@@ -49,7 +52,7 @@ export const refine = defineOperation({
     },
   },
   reads: ({ video, model }) => [video, model].filter((path) => !Digest.safeParse(path).success),
-  writes: ({ path, digest }) => [path, digest],
+  writes: ({ path, digest, latents }) => [path, digest, ...(latents === undefined ? [] : [latents])],
   examples: ["waver refine --model MODEL --video clip.mp4 --output clip-refined.mp4"],
   run,
 });
@@ -78,17 +81,24 @@ async function run(request: z.output<typeof input>, picks: Picks, ctx: Context):
     z.object({ width: z.int(), height: z.int(), numFrames: z.int() }),
     () => refineFile(source, made, pick, { ...request, prompt, metadata: options }, ctx),
   );
-  const digest = await ctx.store.publish(made, {
-    kind: "video",
-    inputs: [
-      { role: "video", digest: await fileDigest(source, ctx) },
-      { role: "model", digest: await folderContentDigest(model, ctx) },
-    ],
-    by: { operation: "refine", version },
-    options,
-    seed: request.seed,
-  });
-  return { path: await handOut(request.output, digest, ctx), digest, width, height, numFrames, prompt };
+  const inputs = [
+    { role: "video", digest: await fileDigest(source, ctx) },
+    { role: "model", digest: await folderContentDigest(model, ctx) },
+  ];
+  const publish = (path: string, kind: string): Promise<Digest> =>
+    ctx.store.publish(path, {
+      kind,
+      inputs,
+      by: { operation: "refine", version },
+      options,
+      seed: request.seed,
+    });
+  const digest = await publish(made, "video");
+  const latents = request.keepLatents ? await ctx.store.path(await publish(latentsOf(made), "latents")) : undefined;
+  return {
+    ...{ path: await handOut(request.output, digest, ctx), digest, width, height, numFrames, prompt },
+    ...(latents === undefined ? {} : { latents }),
+  };
 }
 
 /** The provider that loads the class of the pipeline's refiner. */
@@ -103,6 +113,8 @@ async function refinerOf(model: string, ctx: Context): Promise<string> {
   return found.id;
 }
 
+const latentsOf = (video: string): string => video.replace(/\.mp4$/, ".latents.safetensors");
+
 async function refineFile(
   source: string,
   target: string,
@@ -110,12 +122,22 @@ async function refineFile(
   request: z.output<typeof input> & { prompt: string; metadata: Record<string, unknown> },
   ctx: Context,
 ): Promise<{ width: number; height: number; numFrames: number }> {
-  const { readVideo, toFrames } = await import("../runner/video.ts");
+  const { readVideo, saveLatents, toFrames } = await import("../runner/video.ts");
   const { scale, prompt, numSteps, seed, wd, metadata } = request;
+  const onLatents = request.keepLatents ? saveLatents(latentsOf(target)) : undefined;
   const refiner = await ctx.use("refine", id, options);
   const { video, fps } = await readVideo(source, ctx);
   try {
-    const refined = await refiner({ video, scale, prompt: [prompt], numSteps, seed, wd, signal: ctx.signal });
+    const refined = await refiner({
+      video,
+      scale,
+      prompt: [prompt],
+      numSteps,
+      seed,
+      wd,
+      onLatents,
+      signal: ctx.signal,
+    });
     try {
       await ctx.media.writeVideo(target, toFrames(refined, fps), { fps, metadata, signal: ctx.signal });
       const [, , numFrames, height, width] = refined.shape as [number, number, number, number, number];

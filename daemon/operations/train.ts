@@ -21,14 +21,7 @@ import {
 import { fileDigest, folderContentDigest } from "../generation/digest.ts";
 import type { Components } from "../runner/training/components.ts";
 import { Loader } from "../runner/training/loader.ts";
-import {
-  copyComponent,
-  entryOf,
-  publishFolder,
-  readIndex,
-  withDefaults,
-  writeIndex,
-} from "../runner/training/pipeline.ts";
+import { copyComponent, entryOf, publishFolder, readIndex, withOwn, writeIndex } from "../runner/training/pipeline.ts";
 import type { PreparedFiles, PreparedItem } from "../runner/training/prepare.ts";
 import { TrainInput } from "../runner/training/recipe.ts";
 import { ResumePoints } from "../runner/training/resume.ts";
@@ -114,7 +107,7 @@ async function run(recipe: TrainInput, picks: Picks, ctx: Context): Promise<z.ou
 
   const snapshots = join(ctx.workDir, "snapshots");
   const finish = (folder: string): Promise<void> =>
-    trainer.withAverage(() => writePipeline(folder, recipe, components, objective));
+    trainer.withAverage(() => writePipeline(folder, recipe, picks, components, objective));
   let savedAt = performance.now();
   try {
     while (trainer.step < recipe.steps) {
@@ -199,6 +192,7 @@ function isSnapshot({ steps, keepSnapshots, snapshotEvery }: TrainInput, step: n
 async function writePipeline(
   folder: string,
   recipe: TrainInput,
+  picks: Picks,
   { folder: start, denoiser, text }: Components,
   objective: Objective,
 ): Promise<void> {
@@ -214,13 +208,15 @@ async function writePipeline(
   );
   const index = { ...(await readIndex(start)), ...Object.fromEntries(entries) };
   const size = recipe.video?.sizes[0] ?? recipe.image?.sizes[0];
-  const defaults = {
+  const shape = {
     ...size,
     numFrames: recipe.video?.frames ?? 1,
     fps: recipe.video?.fps ?? 1,
     numSteps: recipe.sampleSteps,
   };
-  await writeIndex(folder, recipe.component === "transformer" ? withDefaults(index, defaults) : index);
+  // `generate` makes what the network was trained on when nobody says; a refiner reads what it was trained to undo.
+  const own = { trained: { [recipe.component]: picks["objective"] } };
+  await writeIndex(folder, withOwn(index, recipe.component === "transformer" ? { ...own, defaults: shape } : own));
   await Bun.write(join(folder, "recipe.json"), `${JSON.stringify(recipe, null, 2)}\n`);
 }
 

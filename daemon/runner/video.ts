@@ -1,5 +1,5 @@
 /** Whole videos between files and tensors. Axes: B batch, F frames, H W rows and columns; pixels are packed RGB bytes. */
-import { scope, type Tensor, tensor } from "../../native/index.ts";
+import { saveSafetensors, scope, type Tensor, tensor } from "../../native/index.ts";
 import type { Context, FrameBatch } from "../../plugins/index.ts";
 
 /** All frames of a file in its own size and rate: [1 3 F H W] in [-1, 1]. */
@@ -49,3 +49,9 @@ export function* toFrames(video: Tensor, fps: number): Iterable<FrameBatch> {
     yield { data: data as Uint8Array, count: 1, width, height, format: "rgb24", times: [f / fps] };
   }
 }
+
+/** Keeps latents in a file, under the name that every reader of latents looks for. */
+export const saveLatents =
+  (path: string) =>
+  (latents: Tensor): void =>
+    saveSafetensors(path, { latents });

@@ -27,6 +27,7 @@ import {
   type RefineRequest,
   type TextEncoder,
   WaverError,
+  z,
 } from "../index.ts";
 
 export interface RefineOptions {
@@ -45,6 +46,8 @@ type Parts = {
   readonly codec: Codec;
   readonly text: TextEncoder;
   readonly text2?: TextEncoder;
+  /** Middle of the range that the refiner was trained on, where its pipeline says so. */
+  readonly wd?: number | undefined;
 };
 
 export async function refine(request: RefineRequest, { path, shift }: RefineOptions, ctx: Context): Promise<Tensor> {
@@ -70,7 +73,7 @@ export async function refine(request: RefineRequest, { path, shift }: RefineOpti
       const text = parts.text.encode(prompt);
       const text2 = parts.text2?.encode(prompt);
       using generator = new Generator(request.seed);
-      const wd = request.wd ?? scaledNoise(PAPER_WD, x.size(3), x.size(4));
+      const wd = request.wd ?? parts.wd ?? scaledNoise(PAPER_WD, x.size(3), x.size(4));
       return {
         xn: x.lerp(randn(x.shape, { generator }), wd),
         text,
@@ -82,6 +85,7 @@ export async function refine(request: RefineRequest, { path, shift }: RefineOpti
   try {
     const refined = await integrated(request, shift, fixed, parts.denoiser, ctx);
     try {
+      request.onLatents?.(refined);
       return scope(() =>
         noGrad(() => parts.codec.decode(refined).narrow(2, 0, F).narrow(3, 0, H).narrow(4, 0, W).contiguous()),
       );
@@ -175,6 +179,20 @@ function scaledNoise(wd: number, h: number, w: number): number {
   return 1 / (1 + (r * (1 - wd)) / wd);
 }
 
+/** What training left in `model_index.json`: the objective's options of each component. */
+const Trained = z.object({
+  _waver: z.object({
+    trained: z.object({ refiner: z.object({ wd: z.tuple([z.number(), z.number()]), scaleWd: z.literal(false) }) }),
+  }),
+});
+
+function trainedNoise(index: unknown): number | undefined {
+  const found = Trained.safeParse(index);
+  if (!found.success) return undefined;
+  const [low, high] = found.data._waver.trained.refiner.wd;
+  return (low + high) / 2;
+}
+
 async function load(path: string, ctx: Context): Promise<Parts> {
   const index = JSON.parse(readFileSync(join(path, "model_index.json"), "utf8")) as Record<
     string,
@@ -203,5 +221,5 @@ async function load(path: string, ctx: Context): Promise<Parts> {
       `${path} has no refiner, or lacks the VAE or text encoder that it needs`,
       { hint: "train one: waver train --component refiner" },
     );
-  return { denoiser, codec, text, ...(text2 === undefined ? {} : { text2 }) } as Parts;
+  return { denoiser, codec, text, wd: trainedNoise(index), ...(text2 === undefined ? {} : { text2 }) } as Parts;
 }

@@ -101,8 +101,15 @@ export async function publishFolder(target: string, fill: (folder: string) => Pr
   }
 }
 
-/** What `generate` makes when nobody says: the shape the network was trained on. */
-export const withDefaults = (index: Index, defaults: Partial<SampleDefaults>): Index => ({
-  ...index,
-  _waver: { ...index._waver, defaults: { ...(index._waver?.["defaults"] as object | undefined), ...defaults } },
-});
+/** Our own part of an index: `defaults` of sampling, and `trained`, what each component was trained by. */
+export const withOwn = (index: Index, own: { defaults?: Partial<SampleDefaults>; trained: object }): Index => {
+  const before = index._waver as { defaults?: object; trained?: object } | undefined;
+  return {
+    ...index,
+    _waver: {
+      ...before,
+      defaults: { ...before?.defaults, ...own.defaults },
+      trained: { ...before?.trained, ...own.trained },
+    },
+  };
+};

@@ -52,6 +52,10 @@ export class Trainer implements Disposable {
     this.#recipe = recipe;
     this.#log = log;
     for (const module of Object.values(objective.modules)) module.to({ dtype: "float32" }).requiresGrad_().train();
+    using generator = new Generator(seedOf(`${recipe.seed}/fresh`));
+    for (const module of Object.values(objective.modules))
+      for (const [name, weight] of module.namedWeights())
+        if (recipe.fresh.some((start) => name.startsWith(start))) noGrad(() => weight.init(weight, generator));
     this.#named = Object.entries(objective.modules).flatMap(([name, module]) => [...module.namedWeights(name)]);
     this.#ema = new Ema(this.#named, recipe.ema);
     const names = new Map(this.#named.map(([name, parameter]) => [parameter, name]));
