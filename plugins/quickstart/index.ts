@@ -23,12 +23,9 @@ const quickstart = defineOperation({
       .string()
       .default("waver-quickstart")
       .meta({ description: "folder for everything that is made", format: "path" }),
-    profile: z
-      .enum(["full", "test"])
-      .default("full")
-      .meta({
-        description: "full: about a quarter of an hour on two cores; test: two minutes, for nothing but the machinery",
-      }),
+    profile: z.enum(["full", "test"]).default("full").meta({
+      description: "full: about a quarter of an hour on two cores; test: two minutes, for nothing but the machinery",
+    }),
     seed: z.int().nonnegative().default(1),
     steps: z.int().positive().optional().meta({ description: "training steps of the video stage, the longest one" }),
   }),
