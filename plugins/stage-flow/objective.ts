@@ -142,8 +142,10 @@ export class FlowObjective implements Objective {
     if (known === undefined) {
       const [st, sh, sw] = codec.latent.stride;
       const frames = 1 + (T - 1) * st;
-      known = scope(() =>
-        this.#denoiser.condition?.(zeros([1, 3, frames, h * sh, w * sw]), Array<boolean>(frames).fill(false), codec),
+      const isKnown = Array<boolean>(frames).fill(false);
+      // In the codec's own dtype, like the clips' conditions, whatever products the step is in.
+      known = withMatmulDtype(null, () =>
+        scope(() => noGrad(() => this.#denoiser.condition?.(zeros([1, 3, frames, h * sh, w * sw]), isKnown, codec))),
       ) as Known;
       keep(known.latents);
       keep(known.mask);

@@ -120,8 +120,11 @@ export class RefineObjective implements Objective {
       const [st, sh, sw] = this.#codec.latent.stride;
       const frames = 1 + (T - 1) * st;
       const isKnown = Array<boolean>(frames).fill(false);
-      known = scope(() =>
-        noGrad(() => this.#denoiser.condition?.(zeros([1, 3, frames, h * sh, w * sw]), isKnown, this.#codec)),
+      // In the codec's own dtype, like the clips themselves, whatever products the step is in.
+      known = withMatmulDtype(null, () =>
+        scope(() =>
+          noGrad(() => this.#denoiser.condition?.(zeros([1, 3, frames, h * sh, w * sw]), isKnown, this.#codec)),
+        ),
       ) as Known;
       keep(known.latents);
       keep(known.mask);

@@ -204,7 +204,9 @@ async function load(path: string, ctx: Context): Promise<Parts> {
     const provider = ctx.providers(hook).find(({ traits }) => traits.classes.includes(name));
     if (provider === undefined)
       throw new WaverError("no_provider", `no installed plugin loads ${name}, the ${component} of ${path}`);
-    const use = (await ctx.use(hook, provider.id, { path: join(path, component) })) as (
+    // What a refiner adds is less than what bfloat16 rounds away in the codec.
+    const precise = hook === "codec" ? { dtype: "float32" } : {};
+    const use = (await ctx.use(hook, provider.id, { path: join(path, component), ...precise })) as (
       input: object,
     ) => Promise<unknown>;
     return use({});

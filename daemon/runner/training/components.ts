@@ -45,10 +45,13 @@ export async function assemble(recipe: TrainInput, picks: Picks, ctx: Context): 
     })) as (input: object) => Promise<unknown>;
     return use({});
   };
+  const codec = (await load("codec", "codec", "vae")) as Codec;
+  // It was loaded for this job alone. Latents are made once and used in every step: bf16 weights would round them first.
+  codec.module.to({ dtype: "float32" });
   return {
     folder,
+    codec,
     denoiser: (await load("family", "family", recipe.component)) as Denoiser,
-    codec: (await load("codec", "codec", "vae")) as Codec,
     text: (await load("encodeText", "encodeText", "text_encoder")) as TextEncoder,
     ...(classOf(index, "text_encoder_2") === null
       ? {}
