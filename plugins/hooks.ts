@@ -16,6 +16,7 @@ import {
   Evaluation,
   FrameView,
   type Guide,
+  type ImageEncoder,
   type Objective,
   type ObjectiveRequest,
   type Perception,
@@ -30,8 +31,11 @@ import {
   type TextEncoder,
 } from "./types.ts";
 
-/** Minor: a new hook or an optional field. Major: anything else. 0.x until generation, curation and training have all been built on it. */
-export const HOOK_API = "0.1.0";
+/**
+ * Minor: a new hook or an optional field. Major: anything else. 0.x until generation, curation and training have all been
+ * built on it, and there both stand one place further right.
+ */
+export const HOOK_API = "0.1.1";
 
 export type Mode = "pick" | "chain" | "gather";
 
@@ -111,6 +115,14 @@ export const hooks = {
     z.object({ classes }),
     "text features; options name the folder",
     { portable: false },
+  ),
+  encodeImage: define(
+    "pick",
+    none,
+    local<ImageEncoder>("an image encoder"),
+    z.object({ classes }),
+    "tokens of the images that a video continues; options name the folder",
+    { portable: false, since: "0.1.1" },
   ),
   perceive: define(
     "pick",

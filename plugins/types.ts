@@ -125,6 +125,13 @@ export interface TextEncoder extends AsyncDisposable {
   save(folder: string): Promise<void>;
 }
 
+/** Tokens of still images, for networks that also read what they continue through an image encoder (Wan 2.1, image to video). */
+export interface ImageEncoder extends AsyncDisposable {
+  readonly module: Module;
+  /** images [B 3 H W], uint8 RGB of any size -> tokens [B I D]; resized and normalised as the checkpoint's own processor says. */
+  encode(images: Tensor): Tensor;
+}
+
 // ---------------------------------------------------------------------------------------------------- latents
 
 /** Facts that two components must share to work together, e.g. a DiT and the VAE whose latents it was trained on. */
@@ -170,7 +177,15 @@ export interface DenoiserInput {
   /** Second encoder's features, for families that take two. */
   readonly text2?: Conditioning;
   /** Known frames: latents [B C T h w] and mask [B 4 T h w], from `condition`; also when nothing is known. Absent for a network without `condition`. */
-  readonly known?: { readonly latents: Tensor; readonly mask: Tensor };
+  readonly known?: KnownFrames;
+  /** Tokens of the known images [B I D], first and last one after the other, where the network has `numImages`. */
+  readonly image?: Tensor;
+}
+
+/** Known frames: latents [B C T h w] and, one channel a pixel frame of the group, mask [B 4 T h w]. */
+export interface KnownFrames {
+  readonly latents: Tensor;
+  readonly mask: Tensor;
 }
 
 /** The size and length a model was made for. A model folder states its own in `model_index.json`, `_waver.defaults`. */
@@ -202,7 +217,13 @@ export interface Denoiser extends AsyncDisposable {
    * isKnown: one flag a pixel frame. Families differ in what fills unknown frames (Waver black, Wan grey). Present where
    * the checkpoint takes known frames: every sample then needs a condition, all false when nothing is known.
    */
-  condition?(frames: Tensor, isKnown: readonly boolean[], codec: Codec): { latents: Tensor; mask: Tensor };
+  condition?(frames: Tensor, isKnown: readonly boolean[], codec: Codec): KnownFrames;
+  /** Sampled latents with the known frames put back, where the network holds them fixed instead of predicting them. */
+  finish?(latents: Tensor, known: KnownFrames): Tensor;
+  /** What this checkpoint does, where that is less than its family does. */
+  readonly tasks?: readonly Task[];
+  /** Images that the network reads through an image encoder: 1, the first frame; 2, the first and the last. Absent: none. */
+  readonly numImages?: 1 | 2;
   save(folder: string): Promise<void>;
 }
 
@@ -234,6 +255,8 @@ export interface SampleRequest {
     t: Tensor,
     at: { readonly step: number; readonly numSteps: number; readonly t: number },
   ) => Tensor;
+  /** Called before every step with the flow time of its prediction: whoever predicts may change networks here. Awaited. */
+  readonly beforeStep?: (at: { readonly step: number; readonly numSteps: number; readonly t: number }) => Promise<void>;
   /** Called after every step with the new state (borrowed); may save it or render a preview. Awaited. */
   readonly onStep?: (at: {
     readonly step: number;

@@ -96,6 +96,28 @@ describe.each(Object.entries(samplers))("%s", (name, sample) => {
     for (const each of [latents, ...Object.values(state)]) each.dispose();
   });
 
+  test("whoever predicts is told the time of a step before it, and waited for", async () => {
+    using start = noise();
+    const heard: string[] = [];
+    const end = await sample(
+      request(start, 3, {
+        async beforeStep({ step, t }) {
+          await Bun.sleep(1);
+          heard.push(`${step} ${t}`);
+        },
+        predict(x, _t, { step, t }) {
+          heard.push(`predict ${step} ${t}`);
+          return x.mul(0.1);
+        },
+      }),
+    );
+    end.dispose();
+    expect(heard.filter((_, i) => i % 2 === 1)).toEqual(
+      heard.filter((_, i) => i % 2 === 0).map((each) => `predict ${each}`),
+    );
+    expect(heard).toHaveLength(6);
+  });
+
   test("an aborted signal stops before the next step", async () => {
     using start = noise();
     const abort = new AbortController();

@@ -25,8 +25,9 @@ export async function integrate(request: SampleRequest, schedule: Schedule, step
     for (let k = request.startStep ?? 0; k < numSteps; k++) {
       if (request.signal.aborted)
         throw new WaverError("cancelled", "the job was cancelled", { cause: request.signal.reason });
+      const time = (schedule.timesteps[k] as number) / 1000;
+      await request.beforeStep?.({ step: k, numSteps, t: time });
       const next = scope(() => {
-        const time = (schedule.timesteps[k] as number) / 1000;
         const t = tensor(new Array<number>(x.size(0)).fill(time), { dtype: "float64", device: x.device });
         const prediction = request.predict(x, t, { step: k, numSteps, t: time });
         const done = step({ step: k, x, prediction, state });
