@@ -165,6 +165,12 @@ class Shards implements Checkpoint {
       for (const [key, name] of map) {
         let file = this.#files.get(name);
         if (!file) {
+          if (!existsSync(join(folder, name)))
+            throw new EngineError(
+              "checkpoint_missing",
+              `${index} places weights in ${name}, which is not there`,
+              "fetch the missing file: a checkpoint is all of its shards",
+            );
           file = openSafetensors(join(folder, name));
           this.#files.set(name, file);
         }

@@ -1,61 +1,49 @@
-/** The Wan DiT as a denoiser: loaded from a Diffusers folder, flow time in, velocity out. */
+/** The Wan DiT as a denoiser: loaded from a checkpoint, flow time in, velocity out. */
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
+import { type Device, type DType, type Generator, saveSafetensors, scope, type Tensor } from "../../native/index.ts";
 import {
-  cat,
-  type Device,
-  type DType,
-  type Generator,
-  itemSize,
-  openCheckpoint,
-  saveSafetensors,
-  scope,
-  type Tensor,
-  tensor,
-} from "../../native/index.ts";
-import {
-  type Codec,
   type Denoiser,
   type DenoiserInput,
   type FlowConvention,
   type LatentSpec,
   type SampleDefaults,
+  type Task,
   WaverError,
-  z,
 } from "../index.ts";
+import { WanCheckpoint } from "./checkpoint.ts";
+import { besideNoise, inPlace, type KnownForm, withoutKnown } from "./known.ts";
 import { WanTransformer } from "./model.ts";
-import { keepsFloat32, TEXT_LENGTH, WanConfig } from "./params.ts";
+import { keepsFloat32, TEXT_LENGTH, type WanConfig } from "./params.ts";
 
 export interface Settings {
   readonly device: Device;
   readonly dtype?: DType | undefined;
   readonly textLength?: number | undefined;
+  /** Whether tokens of a known first frame have a time of their own, 0 (Wan 2.2 TI2V). */
+  readonly expandTimesteps?: boolean | undefined;
 }
 
 const CLASS = "WanTransformer3DModel";
 const WEIGHTS = "diffusion_pytorch_model.safetensors";
 
-export function readConfig(folder: string): WanConfig {
-  const path = join(folder, "config.json");
-  if (!existsSync(path))
-    throw new WaverError("checkpoint_missing", `${folder} holds no config.json`, {
-      hint: "path must name the folder of a transformer, for instance MODEL/transformer",
-    });
-  const parsed = WanConfig.safeParse(JSON.parse(readFileSync(path, "utf8")));
-  if (!parsed.success) throw new WaverError("checkpoint_invalid", `${path}: ${z.prettifyError(parsed.error)}`);
-  return parsed.data;
+/** Bytes of the weights, from the headers alone. */
+export function weightBytes(path: string, dtype?: DType): number {
+  using weights = new WanCheckpoint(path);
+  const names = Array.from(new WanTransformer(weights.config).namedWeights(), ([name]) => name);
+  return weights.bytes(names, dtype);
 }
 
-/** Bytes of the weights, from the headers alone. */
-export function weightBytes(folder: string, dtype?: DType): number {
-  using weights = openCheckpoint(folder);
-  return weights.keys.reduce((sum, key) => {
-    const { bytes, shape } = weights.info(key);
-    return (
-      sum +
-      (dtype === undefined ? bytes : itemSize(keepsFloat32(key) ? "float32" : dtype) * shape.reduce((a, b) => a * b, 1))
-    );
-  }, 0);
+/** The pipeline around a transformer knows what its config does not: a Wan 2.2 TI2V sets `expand_timesteps` there. */
+function statedByPipeline(path: string): boolean | undefined {
+  const file = join(dirname(path), "model_index.json");
+  if (!existsSync(file)) return undefined;
+  try {
+    const { expand_timesteps } = JSON.parse(readFileSync(file, "utf8")) as { expand_timesteps?: unknown };
+    return typeof expand_timesteps === "boolean" ? expand_timesteps : undefined;
+  } catch (cause) {
+    throw new WaverError("checkpoint_invalid", `${file} is not JSON`, { cause });
+  }
 }
 
 export class WanDenoiser implements Denoiser {
@@ -67,28 +55,40 @@ export class WanDenoiser implements Denoiser {
   readonly patch: readonly [number, number, number];
   /** Wan 2.1 at 480p (Wan 4.2, and diffusers' pipeline). */
   readonly defaults: Partial<SampleDefaults> = { width: 832, height: 480, numFrames: 81, fps: 16, numSteps: 50 };
-  /** Only image-to-video checkpoints take known frames. */
-  readonly condition?: Denoiser["condition"];
+  readonly tasks: readonly Task[];
+  readonly numImages?: 1 | 2;
+  readonly condition?: NonNullable<Denoiser["condition"]>;
+  readonly finish?: NonNullable<Denoiser["finish"]>;
   readonly #config: WanConfig;
+  readonly #known: KnownForm;
 
   private constructor(config: WanConfig, settings: Settings) {
     this.#config = config;
     this.module = new WanTransformer(config);
     // A Wan config does not name its VAE. 48 channels are Wan 2.2's (TI2V 5B), 16 times smaller; all others are Wan 2.1's.
-    const side = config.out_channels === 48 ? 16 : 8;
+    const isTextAndImage = config.out_channels === 48;
+    const side = isTextAndImage ? 16 : 8;
     this.latent = { channels: config.out_channels, stride: [4, side, side] };
     this.taps = Array.from({ length: config.num_layers }, (_, i) => `blocks.${i}`);
     this.textLength = settings.textLength ?? TEXT_LENGTH;
     this.patch = config.patch_size;
-    if (config.in_channels > config.out_channels) this.condition = greyCondition;
+    const hasRoom = config.in_channels > config.out_channels;
+    this.#known = hasRoom ? besideNoise : (settings.expandTimesteps ?? isTextAndImage) ? inPlace : withoutKnown;
+    if (this.#known.condition !== undefined) this.condition = this.#known.condition;
+    if (this.#known.finish !== undefined) this.finish = this.#known.finish;
+    const readsBoth = config.image_dim != null && config.pos_embed_seq_len != null;
+    this.tasks = readsBoth ? ["interpolate"] : this.#known.tasks;
+    if (config.image_dim != null) this.numImages = readsBoth ? 2 : 1;
   }
 
-  static load(folder: string, settings: Settings): WanDenoiser {
-    const denoiser = new WanDenoiser(readConfig(folder), settings);
-    const { dtype, device } = settings;
-    using weights = openCheckpoint(folder);
+  /** From a folder in Diffusers' or Wan's own layout, or a single file. */
+  static load(path: string, settings: Settings): WanDenoiser {
+    using weights = new WanCheckpoint(path);
+    const { dtype, device, expandTimesteps = statedByPipeline(path) } = settings;
+    const denoiser = new WanDenoiser(weights.config, { ...settings, expandTimesteps });
     denoiser.module.load(weights, {
       device,
+      rename: weights.rename,
       ...(dtype === undefined ? {} : { dtype: (name: string) => (keepsFloat32(name) ? "float32" : dtype) }),
     });
     return denoiser;
@@ -101,35 +101,40 @@ export class WanDenoiser implements Denoiser {
     return denoiser;
   }
 
-  forward({ latents, t, text, known }: DenoiserInput, taps?: Map<string, Tensor>): Tensor {
+  forward({ latents, t, text, known, image }: DenoiserInput, taps?: Map<string, Tensor>): Tensor {
     return scope(() => {
-      const { in_channels, out_channels, image_dim } = this.#config;
-      if (image_dim != null)
-        throw new WaverError(
-          "invalid_input",
-          "this Wan checkpoint reads its image through CLIP as well, which is not built yet",
-          { hint: "use a text-to-video checkpoint" },
-        );
-      if ((known !== undefined) !== in_channels > out_channels)
-        throw new WaverError(
-          "invalid_input",
-          known === undefined
-            ? "this Wan checkpoint continues an image: give one"
-            : "this Wan checkpoint makes video from text only: leave the image out",
-        );
-      // mask before latents (waver.md has them the other way round)
-      const x =
-        known === undefined
-          ? latents
-          : cat([latents, known.mask.to(latents.dtype), known.latents.to(latents.dtype)], 1);
-      const wanted = new Set(taps === undefined ? [] : this.taps);
+      this.#checkImage(image);
       const timestep = t.mul(this.convention.timeScale); // in the dtype of t: a float64 brings integers through
-      const velocity = this.module.forward({ latents: x, timestep, text: text.states }, (name, value) => {
+      const input = this.#known.input({ latents, timestep, known }, this.patch);
+      const wanted = new Set(taps === undefined ? [] : this.taps);
+      const velocity = this.module.forward({ ...input, text: text.states, image }, (name, value) => {
         if (wanted.has(name)) taps?.set(name, value);
       });
       // taps leave with the result
       return { velocity: velocity.to(latents.dtype), taps };
     }).velocity;
+  }
+
+  #checkImage(image: Tensor | undefined): void {
+    const { image_dim, pos_embed_seq_len } = this.#config;
+    if (image === undefined && image_dim == null) return;
+    if (image === undefined)
+      throw new WaverError("invalid_input", "this Wan checkpoint reads its image through an image encoder as well", {
+        hint: "give an image, and use a pipeline whose model_index.json names an image_encoder",
+      });
+    if (image.size(2) !== image_dim)
+      throw new WaverError(
+        "checkpoint_mismatch",
+        image_dim == null
+          ? "this Wan checkpoint reads no image tokens"
+          : `the image encoder's tokens are ${image.size(2)} wide, this Wan checkpoint takes ${image_dim}`,
+      );
+    if (pos_embed_seq_len != null && image.size(1) !== pos_embed_seq_len)
+      throw new WaverError(
+        "invalid_input",
+        `this Wan checkpoint reads ${pos_embed_seq_len} image tokens, of a first and a last frame, and was given ${image.size(1)}`,
+        { hint: "give lastImage as well" },
+      );
   }
 
   async save(folder: string): Promise<void> {
@@ -141,21 +146,4 @@ export class WanDenoiser implements Denoiser {
   async [Symbol.asyncDispose](): Promise<void> {
     this.module.dispose();
   }
-}
-
-/** Wan fills unknown frames with mid-grey; the mask folds a frame's four neighbours in time into channels. */
-function greyCondition(frames: Tensor, isKnown: readonly boolean[], codec: Codec): { latents: Tensor; mask: Tensor } {
-  const [B, , F] = frames.shape as [number, number, number];
-  if (isKnown.length !== F) throw new WaverError("shape_mismatch", `${isKnown.length} flags for ${F} frames`);
-  return scope(() => {
-    const flags = tensor(isKnown.map(Number), { device: frames.device });
-    const latents = codec.encode(frames.mul(flags.to(frames.dtype).view([1, 1, F, 1, 1])));
-    const [, , T, h, w] = latents.shape as [number, number, number, number, number];
-    const stride = codec.latent.stride[0];
-    // the first frame stands for a whole group
-    const mask = cat([flags.narrow(0, 0, 1).repeat([stride]), flags.narrow(0, 1, F - 1)])
-      .view([1, T, stride, 1, 1])
-      .transpose(1, 2);
-    return { latents, mask: mask.expand([B, stride, T, h, w]).contiguous() };
-  });
 }

@@ -1,4 +1,4 @@
-/** The diffusion transformer of Wan 2.1 (text and image to video) and Wan 2.2. */
+/** The diffusion transformer of Wan 2.1 (text, image, first and last frame to video) and Wan 2.2. */
 import { definePlugin, provide, z } from "../index.ts";
 
 export default definePlugin({
@@ -13,15 +13,21 @@ export default definePlugin({
       source: "Wan 4.2, arXiv 2503.20314; key names and configuration of diffusers' WanTransformer3DModel",
       runs: "device",
       options: z.strictObject({
-        path: z.string().describe("folder with config.json and weights, for instance MODEL/transformer"),
+        path: z
+          .string()
+          .describe("folder with weights, for instance MODEL/transformer, or one .safetensors file of Wan or ComfyUI"),
         dtype: z.enum(["float32", "bfloat16"]).optional().describe("precision of the weights; as stored when absent"),
         textLength: z
           .int()
           .positive()
           .optional()
           .describe("rows of text the model expects, zeros after the prompt; 512 in every published checkpoint"),
+        expandTimesteps: z
+          .boolean()
+          .optional()
+          .describe("a known first frame is held at time 0 (Wan 2.2 TI2V); as MODEL/model_index.json says when absent"),
       }),
-      traits: { classes: ["WanTransformer3DModel"], tasks: ["t2i", "t2v", "i2v"], trainable: true },
+      traits: { classes: ["WanTransformer3DModel"], tasks: ["t2i", "t2v", "i2v", "interpolate"], trainable: true },
       async bytes({ path, dtype }) {
         const { weightBytes } = await import("./denoiser.ts");
         return weightBytes(path, dtype);

@@ -73,9 +73,10 @@ class ImageEmbedder extends Module {
     this.pos_embed = numPositions == null ? undefined : this.parameter([1, numPositions, imageDim], zerosInit);
   }
 
-  /** [B I D'], or [2B I D'] for first and last frame -> [B I D] or [B 2I D] */
+  /** [B I D'] -> [B I D]; tokens of first and last frame may also stand apart in the batch, [2B I/2 D'], as diffusers has them */
   forward(x: Tensor): Tensor {
-    const tokens = this.pos_embed === undefined ? x : x.reshape([-1, 2 * x.size(1), x.size(2)]).add(this.pos_embed);
+    const tokens =
+      this.pos_embed === undefined ? x : x.reshape([-1, this.pos_embed.size(1), x.size(2)]).add(this.pos_embed);
     const y = this.ff.forward(this.norm1.forward(tokens.to("float32")).to(tokens.dtype));
     return this.norm2.forward(y.to("float32")).to(y.dtype);
   }

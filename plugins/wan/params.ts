@@ -25,6 +25,15 @@ export const WanConfig = z.object({
 });
 export type WanConfig = z.output<typeof WanConfig>;
 
+/** The `config.json` of Wan's own repositories: what cannot be told from the weights, and what is held to them. */
+export const OriginalConfig = z.object({
+  dim: z.int().positive(),
+  num_heads: z.int().positive(),
+  num_layers: z.int().positive(),
+  eps: z.number().positive().default(1e-6),
+});
+export type OriginalConfig = z.output<typeof OriginalConfig>;
+
 /** Tokens of text that stand in every Wan checkpoint's cross-attention (diffusers hard-codes the cut as well). */
 export const TEXT_LENGTH = 512;
 

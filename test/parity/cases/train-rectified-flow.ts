@@ -1,6 +1,6 @@
 /** Rectified flow on the Wan DiT: loss and gradients of the first step, then five steps of AdamW with clipping. */
-import { AdamW, clipGradNorm, mseLoss, openCheckpoint, scope, type Tensor, tensor } from "../../../native/index.ts";
-import { readConfig } from "../../../plugins/wan/denoiser.ts";
+import { AdamW, clipGradNorm, mseLoss, scope, type Tensor, tensor } from "../../../native/index.ts";
+import { WanCheckpoint } from "../../../plugins/wan/checkpoint.ts";
 import { WanTransformer } from "../../../plugins/wan/model.ts";
 import { defineCase } from "../case.ts";
 import { toTensor } from "../tensors.ts";
@@ -19,9 +19,8 @@ export default defineCase({
   cases: ["train_rectified_flow"],
   run(golden, produce) {
     const params = golden.params as unknown as Params;
-    const folder = golden.path(params.checkpoint);
-    using weights = openCheckpoint(folder);
-    using model = new WanTransformer(readConfig(folder)).load(weights);
+    using weights = new WanCheckpoint(golden.path(params.checkpoint));
+    using model = new WanTransformer(weights.config).load(weights);
     model.requiresGrad_();
     const { lr, betas, eps, weight_decay: weightDecay } = params;
     using optimizer = new AdamW(model.namedParameters(), { lr, betas, eps, weightDecay });

@@ -1,6 +1,6 @@
 /** The Wan DiT: text to video, image to video, first and last frame, a time for each token, and in bfloat16. */
-import { openCheckpoint, scope } from "../../../native/index.ts";
-import { readConfig } from "../../../plugins/wan/denoiser.ts";
+import { scope } from "../../../native/index.ts";
+import { WanCheckpoint } from "../../../plugins/wan/checkpoint.ts";
 import { WanTransformer } from "../../../plugins/wan/model.ts";
 import { keepsFloat32 } from "../../../plugins/wan/params.ts";
 import { defineCase } from "../case.ts";
@@ -9,8 +9,7 @@ import { toTensor } from "../tensors.ts";
 export default defineCase({
   cases: ["wan_t2v_transformer", "wan_i2v_transformer", "wan_flf2v_transformer", "wan22_per_token_t_transformer"],
   run(golden, produce) {
-    const folder = golden.path(golden.params.checkpoint as string);
-    using weights = openCheckpoint(folder);
+    using weights = new WanCheckpoint(golden.path(golden.params.checkpoint as string));
     const run = (model: WanTransformer, inputs: string, outputs: string): void =>
       scope(() => {
         const input = (name: string) => toTensor(golden.input(`${inputs}.${name}`));
@@ -23,11 +22,11 @@ export default defineCase({
         );
         produce(`${outputs}.sample`, sample);
       });
-    using model = new WanTransformer(readConfig(folder)).load(weights);
+    using model = new WanTransformer(weights.config).load(weights);
     for (const group of new Set(golden.inputs.map((name) => name.slice(0, name.lastIndexOf(".")))))
       run(model, group, group);
     if (!golden.tolerance.has("bf16.sample")) return;
-    using half = new WanTransformer(readConfig(folder)).load(weights, {
+    using half = new WanTransformer(weights.config).load(weights, {
       dtype: (name) => (keepsFloat32(name) ? "float32" : "bfloat16"),
     });
     run(half, "main", "bf16");
