@@ -35,7 +35,7 @@ import {
  * Minor: a new hook or an optional field. Major: anything else. 0.x until generation, curation and training have all been
  * built on it, and there both stand one place further right.
  */
-export const HOOK_API = "0.1.1";
+export const HOOK_API = "0.1.2";
 
 export type Mode = "pick" | "chain" | "gather";
 
@@ -102,7 +102,8 @@ export const hooks = {
     "pick",
     frames,
     z.instanceof(Float32Array),
-    z.object({ view: FrameView, dim: z.int().positive() }),
+    // null: as many as the weights that the options name have; such a provider is never chosen unasked
+    z.object({ view: FrameView, dim: z.int().positive().nullable() }),
     "one feature vector of a clip",
     { portable: true },
   ),

@@ -147,7 +147,7 @@ async function runOnce(
 
 /** Promises that a schema cannot say. */
 function checkMeaning(hook: HookName, provider: AnyProvider, output: unknown, input: unknown): void {
-  const traits = provider.traits as { measures?: string[]; dim?: number };
+  const traits = provider.traits as { measures?: string[]; dim?: number | null };
   const refuse = (reason: string): never => {
     throw new WaverError("plugin_invalid", reason);
   };
@@ -162,7 +162,8 @@ function checkMeaning(hook: HookName, provider: AnyProvider, output: unknown, in
   }
   if (hook === "embed") {
     const vector = output as Float32Array;
-    if (vector.length !== traits.dim) refuse(`its traits promise ${traits.dim} features, it returned ${vector.length}`);
+    if (traits.dim !== null && vector.length !== traits.dim)
+      refuse(`its traits promise ${traits.dim} features, it returned ${vector.length}`);
     if (!vector.every(Number.isFinite)) refuse("a feature is not finite");
   }
   if (hook === "segment") {

@@ -107,11 +107,11 @@ async function likeness(pixels: Pixels, reference: string, ctx: Context): Promis
 /** A function from a file to its features, by the embedder that was asked for or the one there is. */
 async function featuresOf(id: string | undefined, ctx: Context): Promise<(path: string) => Promise<Float32Array>> {
   const candidates = ctx.providers("embed");
-  // Unasked, the embedder with the most features: a learned network rather than a thumbnail.
-  const chosen =
-    id === undefined
-      ? candidates.toSorted((a, b) => b.traits.dim - a.traits.dim)[0]
-      : candidates.find((each) => each.id === id);
+  // Unasked, the embedder with the most features (a learned network rather than a thumbnail) that works without being told of weights.
+  const [richest] = candidates
+    .filter(({ traits }) => traits.dim !== null)
+    .toSorted((a, b) => (b.traits.dim ?? 0) - (a.traits.dim ?? 0));
+  const chosen = id === undefined ? richest : candidates.find((each) => each.id === id);
   if (!chosen) {
     throw new WaverError(
       "needs_unmet",

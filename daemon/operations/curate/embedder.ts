@@ -18,8 +18,11 @@ export interface Embedder {
 
 export async function openEmbedder(pick: Pick | undefined, ctx: Context): Promise<Embedder | null> {
   const known = ctx.providers("embed");
-  // More features tell more apart: learned networks come before a thumbnail's print.
-  const richest = known.toSorted((a, b) => b.traits.dim - a.traits.dim).map(({ id }) => id);
+  // More features tell more apart: learned networks come before a thumbnail's print. One that must be told of weights waits to be picked.
+  const richest = known
+    .filter(({ traits }) => traits.dim !== null)
+    .toSorted((a, b) => (b.traits.dim ?? 0) - (a.traits.dim ?? 0))
+    .map(({ id }) => id);
   const candidates = pick === undefined ? richest : [pick.id, ...richest.filter((id) => id !== pick.id).reverse()];
   const optionsOf = (id: string): Readonly<Record<string, unknown>> => {
     if (id !== pick?.id) return {};
