@@ -3,5 +3,6 @@ export { z } from "zod";
 export * from "./define.ts";
 export * from "./errors.ts";
 export { HOOK_API, type Hook, type HookName, hooks, type In, type Mode, type Out, type Traits } from "./hooks.ts";
+export { readPreprocessor } from "./preprocessor.ts";
 export * from "./table.ts";
 export * from "./types.ts";

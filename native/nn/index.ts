@@ -1,6 +1,7 @@
 export * from "./attention.ts";
 export * from "./fused.ts";
 export { withoutFusion } from "./fusion.ts";
+export { type ImageSettings, preprocessImages } from "./images.ts";
 export * from "./init.ts";
 export * from "./layers.ts";
 export { type LoadOptions, Module, type WeightSource } from "./module.ts";
