@@ -67,6 +67,28 @@ export interface Addon {
   allowTf32(on: boolean): void;
   startHeartbeat(fd: number, intervalMs: number): void;
   stopHeartbeat(): void;
+  openStore(host: string, port: number, server: boolean, secret: string, ms: number): { id: number; port: number };
+  closeStore(store: number): void;
+  storeSet(store: number, key: string, value: string): void;
+  storeGet(store: number, key: string, ms: number): string;
+  storeHas(store: number, key: string): boolean;
+  storeDelete(store: number, key: string): boolean;
+  openGroup(
+    store: number,
+    name: string,
+    rank: number,
+    size: number,
+    device: string,
+    host: string,
+    timeoutMs: number,
+  ): number;
+  closeGroup(group: number): void;
+  broadcast(group: number, tensor: number, root: number): number;
+  send(group: number, tensor: number, to: number, tag: number): number;
+  receive(group: number, tensor: number, from: number, tag: number): number;
+  barrier(group: number): number;
+  waitWork(work: number): void;
+  workIsDone(work: number): boolean;
 }
 
 const HINT = "run `npm run setup`, or only `bun native/build.ts`";

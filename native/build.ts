@@ -89,8 +89,9 @@ function hasCuda(torch: string): boolean {
 
 function digestOf(torch: string, flags: string): string {
   const hash = createHash("sha256");
-  for (const name of readdirSync(join(here, "src")).sort())
-    hash.update(name).update(readFileSync(join(here, "src", name)));
+  for (const folder of ["src", "gloo"])
+    for (const name of readdirSync(join(here, folder), { recursive: true, encoding: "utf8" }).sort())
+      if (/\.(cc|h)$/.test(name)) hash.update(name).update(readFileSync(join(here, folder, name)));
   hash
     .update(readFileSync(join(here, "CMakeLists.txt")))
     .update(torch)

@@ -1,6 +1,7 @@
 // The one door to the engine. Importing it loads nothing; the first operator loads the addon.
 export * from "./autograd.ts";
 export { type Arg, call, type Interceptor, many, one, Scalar, scalar, type Value, withInterceptor } from "./call.ts";
+export { type GroupOptions, Pending, ProcessGroup, type RankReduction, RankStore, type StoreOptions } from "./dist.ts";
 export { DTYPES, type DType, isDType, isFloating, itemSize, type TypedArray } from "./dtype.ts";
 export { EngineError } from "./errors.ts";
 export * from "./functional.ts";

@@ -8,6 +8,7 @@ void registerAutograd(napi_env, napi_value);
 void registerIo(napi_env, napi_value);
 void registerMemory(napi_env, napi_value);
 void registerRuntime(napi_env, napi_value);
+void registerDist(napi_env, napi_value);
 }  // namespace waver
 
 NAPI_MODULE_INIT() {
@@ -17,5 +18,6 @@ NAPI_MODULE_INIT() {
   waver::registerAutograd(env, exports);
   waver::registerIo(env, exports);
   waver::registerRuntime(env, exports);
+  waver::registerDist(env, exports);
   return exports;
 }
