@@ -58,5 +58,26 @@ export default definePlugin({
         return uniPC(request, schedule, solverOf(config));
       },
     }),
+    provide("sample", {
+      id: "dpmpp",
+      summary: "DPM-Solver++, a multistep solver of order 1 to 3 on data predictions",
+      source: "Lu et al. 2022, arXiv 2211.01095; as diffusers runs it for flow matching",
+      runs: "device",
+      options,
+      traits: { classes: ["DPMSolverMultistepScheduler"] },
+      async run(request, { options }) {
+        const { readSchedulerConfig } = await import("./config.ts");
+        const { flowDPMSchedule } = await import("./schedule.ts");
+        const { dpmSolver, dpmSolverOf } = await import("./dpmpp.ts");
+        const config = readSchedulerConfig(options.path);
+        const schedule = flowDPMSchedule(config, {
+          numSteps: request.numSteps,
+          shift: request.shift,
+          mu: options.mu,
+          sigmas: options.sigmas,
+        });
+        return dpmSolver(request, schedule, dpmSolverOf(config));
+      },
+    }),
   ],
 });

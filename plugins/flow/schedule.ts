@@ -22,8 +22,11 @@ export const SchedulerConfig = z.object({
   prediction_type: z.string().optional(),
   predict_x0: z.boolean().default(true),
   solver_order: z.int().min(1).max(3).default(2),
-  solver_type: z.enum(["bh1", "bh2"]).default("bh2"),
+  /** UniPC's own are bh1 and bh2, DPM-Solver's midpoint and heun; each takes the other's for its default. */
+  solver_type: z.enum(["bh1", "bh2", "midpoint", "heun", "logrho"]).optional(),
+  algorithm_type: z.enum(["dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver"]).default("dpmsolver++"),
   lower_order_final: z.boolean().default(true),
+  euler_at_final: z.boolean().default(false),
   disable_corrector: z.array(z.int()).default([]),
   use_karras_sigmas: z.boolean().nullish(),
   use_exponential_sigmas: z.boolean().nullish(),
@@ -91,10 +94,7 @@ export function flowMatchEulerSchedule(config: SchedulerConfig, request: Schedul
 /** diffusers' UniPCMultistepScheduler with `use_flow_sigmas`: float64 until the end, then integer timesteps. */
 export function flowUniPCSchedule(config: SchedulerConfig, request: ScheduleRequest): Schedule {
   refuseUnknown(config);
-  if (config.use_flow_sigmas !== true || (config.prediction_type ?? "flow_prediction") !== "flow_prediction")
-    throw new WaverError("invalid_input", "UniPC is implemented for flow matching only", {
-      hint: "the scheduler_config.json must say use_flow_sigmas: true and prediction_type: flow_prediction",
-    });
+  flowOnly(config, "UniPC");
   const shift = request.shift ?? config.flow_shift ?? 1;
   const train = config.num_train_timesteps;
   const points = request.sigmas ?? linspace(1, 1 / train, request.numSteps + 1).slice(0, -1);
@@ -102,14 +102,53 @@ export function flowUniPCSchedule(config: SchedulerConfig, request: ScheduleRequ
     ? points.map((t) => dynamicShift(config, request.mu, t))
     : points.map((t) => shifted(t, shift));
   if (config.shift_terminal) sigmas = stretchTo(config.shift_terminal, sigmas);
-  // log(1 - sigma) must stay finite: the reference steps back from 1 by this much
-  const eps = 1e-6;
-  if (Math.abs((sigmas[0] as number) - 1) < eps) sigmas[0] = (sigmas[0] as number) - eps;
+  if (Math.abs((sigmas[0] as number) - 1) < CLEARANCE) sigmas[0] = (sigmas[0] as number) - CLEARANCE;
   const last = config.final_sigmas_type === "zero" ? 0 : (sigmas.at(-1) as number);
   return {
     sigmas: Float32Array.from([...sigmas, last]),
     timesteps: Float64Array.from(sigmas, (sigma) => Math.trunc(sigma * train)),
   };
+}
+
+/**
+ * diffusers' DPMSolverMultistepScheduler with `use_flow_sigmas`: evenly spaced in the unshifted time from 1 - 1 / train down,
+ * so that it begins just below pure noise. Integer timesteps.
+ */
+export function flowDPMSchedule(config: SchedulerConfig, request: ScheduleRequest): Schedule {
+  refuseUnknown(config);
+  flowOnly(config, "DPM-Solver++");
+  if (config.final_sigmas_type !== "zero")
+    throw new WaverError(
+      "invalid_input",
+      "DPM-Solver++ ends a flow at 0: final_sigmas_type sigma_min is of noise tables",
+      {
+        hint: "set final_sigmas_type to zero in scheduler_config.json",
+      },
+    );
+  // diffusers takes a mu for the logarithm of the shift
+  const shift = request.shift ?? (request.mu === undefined ? (config.flow_shift ?? 1) : Math.exp(request.mu));
+  const train = config.num_train_timesteps;
+  const points =
+    request.sigmas ??
+    linspace(1, 1 / train, request.numSteps + 1)
+      .slice(1)
+      .map((alpha) => 1 - alpha)
+      .reverse();
+  const sigmas = points.map((t) => Math.min(shifted(t, shift), 1 - CLEARANCE));
+  return {
+    sigmas: Float32Array.from([...sigmas, 0]),
+    timesteps: Float64Array.from(sigmas, (sigma) => Math.trunc(sigma * train)),
+  };
+}
+
+/** log(1 - sigma) must stay finite: solvers in log signal-to-noise start this far from pure noise. */
+const CLEARANCE = 1e-6;
+
+function flowOnly(config: SchedulerConfig, solver: string): void {
+  if (config.use_flow_sigmas === true && (config.prediction_type ?? "flow_prediction") === "flow_prediction") return;
+  throw new WaverError("invalid_input", `${solver} is implemented for flow matching only`, {
+    hint: "the scheduler_config.json must say use_flow_sigmas: true and prediction_type: flow_prediction",
+  });
 }
 
 /** A shift that grows with resolution: mu is given by the pipeline (SD3; Flux). */

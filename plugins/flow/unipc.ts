@@ -22,7 +22,7 @@ export interface Solver {
 
 export const solverOf = (config: SchedulerConfig): Solver => ({
   order: config.solver_order,
-  type: config.solver_type,
+  type: config.solver_type === "bh1" ? "bh1" : "bh2", // the reference reads DPM-Solver's names as bh2
   lowerOrderFinal: config.lower_order_final,
   disableCorrector: config.disable_corrector,
 });

@@ -1,8 +1,16 @@
 /** Samplers on the velocity field that the cases state: v(x, t) = A tanh(x) + B cos(3 t / 1000) + C t / 1000, t the timestep. */
 import { keep, scope, stack, type Tensor, tensor } from "../../../native/index.ts";
 import { readSchedulerConfig } from "../../../plugins/flow/config.ts";
+import { dpmSolver, dpmSolverOf } from "../../../plugins/flow/dpmpp.ts";
 import { euler } from "../../../plugins/flow/euler.ts";
-import { flowMatchEulerSchedule, flowUniPCSchedule } from "../../../plugins/flow/schedule.ts";
+import {
+  flowDPMSchedule,
+  flowMatchEulerSchedule,
+  flowUniPCSchedule,
+  type Schedule,
+  type ScheduleRequest,
+  type SchedulerConfig,
+} from "../../../plugins/flow/schedule.ts";
 import { solverOf, uniPC } from "../../../plugins/flow/unipc.ts";
 import type { SampleRequest } from "../../../plugins/index.ts";
 import { defineCase } from "../case.ts";
@@ -13,8 +21,29 @@ interface Run {
   readonly set_timesteps: { readonly mu?: number; readonly sigmas?: readonly number[] };
 }
 
+/** A diffusers class by what runs it here. */
+const SAMPLERS: Readonly<
+  Record<
+    string,
+    {
+      schedule(config: SchedulerConfig, request: ScheduleRequest): Schedule;
+      sample(request: SampleRequest, schedule: Schedule, config: SchedulerConfig): Promise<Tensor>;
+    }
+  >
+> = {
+  FlowMatchEulerDiscreteScheduler: { schedule: flowMatchEulerSchedule, sample: euler },
+  UniPCMultistepScheduler: {
+    schedule: flowUniPCSchedule,
+    sample: (request, schedule, config) => uniPC(request, schedule, solverOf(config)),
+  },
+  DPMSolverMultistepScheduler: {
+    schedule: flowDPMSchedule,
+    sample: (request, schedule, config) => dpmSolver(request, schedule, dpmSolverOf(config)),
+  },
+};
+
 export default defineCase({
-  cases: ["sched_flow_match_euler", "sched_unipc_flow"],
+  cases: ["sched_flow_match_euler", "sched_unipc_flow", "sched_dpmpp_flow"],
   async run(golden, produce) {
     using A = toTensor(golden.input("A"));
     using B = toTensor(golden.input("B"));
@@ -22,11 +51,9 @@ export default defineCase({
     using start = toTensor(golden.input("x_init"));
     for (const [name, { steps, set_timesteps }] of Object.entries(golden.params.runs as Record<string, Run>)) {
       const config = readSchedulerConfig(golden.path(name));
-      const isEuler = config._class_name === "FlowMatchEulerDiscreteScheduler";
-      const schedule = (isEuler ? flowMatchEulerSchedule : flowUniPCSchedule)(config, {
-        numSteps: steps,
-        ...set_timesteps,
-      });
+      const sampler = SAMPLERS[config._class_name as string];
+      if (sampler === undefined) throw new Error(`no sampler for ${config._class_name}`);
+      const schedule = sampler.schedule(config, { numSteps: steps, ...set_timesteps });
       const velocities: Tensor[] = [];
       const samples: Tensor[] = [];
       const request: SampleRequest = {
@@ -45,7 +72,7 @@ export default defineCase({
         },
         signal: new AbortController().signal,
       };
-      const last = await (isEuler ? euler(request, schedule) : uniPC(request, schedule, solverOf(config)));
+      const last = await sampler.sample(request, schedule, config);
       scope(() => {
         produce(`${name}.timesteps`, tensor(schedule.timesteps));
         produce(`${name}.sigmas`, tensor(schedule.sigmas));
