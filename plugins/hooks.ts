@@ -7,6 +7,8 @@
 import { z } from "zod";
 import type { Tensor } from "../native/index.ts";
 import {
+  type Adapter,
+  type AdaptRequest,
   Caption,
   CheckpointRef,
   type ClipFrames,
@@ -147,6 +149,14 @@ export const hooks = {
     local<Denoiser>("a denoiser"),
     z.object({ classes, tasks: z.array(Task), trainable: z.boolean() }),
     "a network that denoises latents",
+    { portable: false },
+  ),
+  adapt: define(
+    "pick",
+    local<AdaptRequest>("a network to adapt"),
+    local<Adapter>("an adapter"),
+    z.object({ formats: z.array(z.string()).min(1) }),
+    "small weights that ride on a network's own; options name the file",
     { portable: false },
   ),
   guide: define("pick", none, local<Guide>("a guide"), none, "turns one or more predictions into the guided one", {

@@ -224,7 +224,23 @@ export interface Denoiser extends AsyncDisposable {
   readonly tasks?: readonly Task[];
   /** Images that the network reads through an image encoder: 1, the first frame; 2, the first and the last. Absent: none. */
   readonly numImages?: 1 | 2;
+  /** Other names that published files give the layer of `module` with this name, for instance in the authors' own repository. */
+  aliases?(layer: string): readonly string[];
   save(folder: string): Promise<void>;
+}
+
+/** Small weights that change what a network does while they are on, for instance a LoRA. Valid as long as its provider is in use. */
+export interface Adapter {
+  /** Layers that it changes, by their names in the network. */
+  readonly layers: readonly string[];
+  /** Runs `work` (synchronous) with the adapter on, `weight` times as strong as it was trained. Several nest and add up. The network itself stays as it is: other jobs use it as well. */
+  during<T>(weight: number, work: () => T): T;
+  /** The network's tensor of that name with the adapter made part of it; undefined where it changes nothing. `own`, borrowed, may come from elsewhere than the network. */
+  fused(name: string, own: Tensor, weight: number): Tensor | undefined;
+}
+
+export interface AdaptRequest {
+  readonly denoiser: Denoiser;
 }
 
 // ---------------------------------------------------------------------------------------------------- sampling

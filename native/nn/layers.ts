@@ -12,11 +12,12 @@ import {
 } from "../functional.ts";
 import type { Dims, Tensor } from "../tensor.ts";
 import { fanInBias, type Init, kaimingUniformInit, normalInit, onesInit, zerosInit } from "./init.ts";
+import { Adaptable } from "./lowrank.ts";
 import { Module } from "./module.ts";
 import type { Parameter } from "./parameter.ts";
 
 /** x [..., in] -> [..., out] */
-export class Linear extends Module {
+export class Linear extends Adaptable {
   readonly weight: Parameter;
   readonly bias: Parameter | null;
   constructor(
@@ -29,7 +30,13 @@ export class Linear extends Module {
     this.bias = bias ? this.parameter([outFeatures], biasInit) : null;
   }
   forward(x: Tensor): Tensor {
-    return linear(x, this.weight, this.bias);
+    return this.adapt(x, linear(x, this.weight, this.bias));
+  }
+  protected override lowRank(x: Tensor, down: Tensor, up: Tensor, scale: number): Tensor {
+    return linear(linear(x, down, null).mul(scale), up, null);
+  }
+  protected override spread(bias: Tensor): Tensor {
+    return bias;
   }
 }
 export interface LinearOptions {
@@ -46,10 +53,11 @@ function sizes(v: Dims, n: number): readonly number[] {
   return typeof v === "number" ? Array<number>(n).fill(v) : v;
 }
 
-abstract class Conv extends Module {
+abstract class Conv extends Adaptable {
   readonly weight: Parameter;
   readonly bias: Parameter | null;
   readonly options: ConvOptions;
+  readonly #axes: number;
   protected constructor(axes: number, channelsIn: number, channelsOut: number, kernel: Dims, o: ConvLayerOptions) {
     super();
     const { bias = true, init = kaimingUniformInit, groups = 1, stride, padding, dilation } = o;
@@ -58,6 +66,19 @@ abstract class Conv extends Module {
     this.weight = this.parameter([channelsOut, channelsIn / groups, ...k], init);
     this.bias = bias ? this.parameter([channelsOut], fanInBias(fanIn)) : null;
     this.options = { stride, padding, dilation, groups };
+    this.#axes = axes;
+  }
+  protected abstract convolve(x: Tensor, weight: Tensor, bias: Tensor | null, options: ConvOptions): Tensor;
+
+  forward(x: Tensor): Tensor {
+    return this.adapt(x, this.convolve(x, this.weight, this.bias, this.options));
+  }
+  protected override lowRank(x: Tensor, down: Tensor, up: Tensor, scale: number): Tensor {
+    const narrow = this.convolve(x, down, null, this.options).mul(scale);
+    return this.convolve(narrow, up.view([up.size(0), up.size(1), ...Array<number>(this.#axes).fill(1)]), null, {});
+  }
+  protected override spread(bias: Tensor): Tensor {
+    return bias.view([-1, ...Array<number>(this.#axes).fill(1)]);
   }
 }
 /** x [B, C, L] */
@@ -65,8 +86,8 @@ export class Conv1d extends Conv {
   constructor(channelsIn: number, channelsOut: number, kernel: Dims, options: ConvLayerOptions = {}) {
     super(1, channelsIn, channelsOut, kernel, options);
   }
-  forward(x: Tensor): Tensor {
-    return conv1d(x, this.weight, this.bias, this.options);
+  protected override convolve(x: Tensor, weight: Tensor, bias: Tensor | null, options: ConvOptions): Tensor {
+    return conv1d(x, weight, bias, options);
   }
 }
 /** x [B, C, H, W] */
@@ -74,8 +95,8 @@ export class Conv2d extends Conv {
   constructor(channelsIn: number, channelsOut: number, kernel: Dims, options: ConvLayerOptions = {}) {
     super(2, channelsIn, channelsOut, kernel, options);
   }
-  forward(x: Tensor): Tensor {
-    return conv2d(x, this.weight, this.bias, this.options);
+  protected override convolve(x: Tensor, weight: Tensor, bias: Tensor | null, options: ConvOptions): Tensor {
+    return conv2d(x, weight, bias, options);
   }
 }
 /** x [B, C, T, H, W] */
@@ -83,8 +104,8 @@ export class Conv3d extends Conv {
   constructor(channelsIn: number, channelsOut: number, kernel: Dims, options: ConvLayerOptions = {}) {
     super(3, channelsIn, channelsOut, kernel, options);
   }
-  forward(x: Tensor): Tensor {
-    return conv3d(x, this.weight, this.bias, this.options);
+  protected override convolve(x: Tensor, weight: Tensor, bias: Tensor | null, options: ConvOptions): Tensor {
+    return conv3d(x, weight, bias, options);
   }
 }
 
