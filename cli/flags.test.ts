@@ -264,6 +264,8 @@ describe("what was typed", () => {
     expect(bodyOf(placed, { tokens: [], base: {}, cwd })).toEqual({ output: join(cwd, "results") });
     expect(body("--image", "out/")["image"]).toBe(`${join(cwd, "out")}/`);
     expect(body("--image", "sha256:ab")["image"]).toBe("sha256:ab");
+    expect(body("--image", "x.png:0.8")["image"]).toBe(join(cwd, "x.png:0.8"));
+    expect(body("--image", "https://host/x.png")["image"]).toBe("https://host/x.png");
     expect(bodyOf(shape, { tokens: tokens("x"), base: { image: "x.png" }, cwd })["image"]).toBe(join(cwd, "x.png"));
     expect(bodyOf(shape, { tokens: tokens("x", "--image", "x.png"), base: {}, cwd: null })["image"]).toBe("x.png");
     rmSync(cwd, { recursive: true, force: true });

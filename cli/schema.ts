@@ -212,7 +212,8 @@ const FILES = /(^|[a-z])(output|out|folder|directory|dir|file|path|source|video|
  * where it is silent, what is called or looks like a path, or names something that is here, is one.
  */
 export function located(text: string, field: string, { schema, kind }: Meaning, cwd: string): string {
-  if (kind !== "text" || text === "" || /^[a-z][a-z0-9+.-]*:/i.test(text)) return text;
+  // A scheme is no path; a number after a colon is a weight (`style.safetensors:0.8`).
+  if (kind !== "text" || text === "" || /^(sha256:|[a-z][a-z0-9+.-]*:(?![-+]?[\d.]+$))/i.test(text)) return text;
   const expanded = text === "~" || text.startsWith("~/") ? join(homedir(), text.slice(1)) : text;
   // A slash at the end says that a folder is meant, which may not be there yet.
   const absolute = resolve(cwd, expanded) + (expanded.endsWith("/") && expanded !== "/" ? "/" : "");

@@ -17,6 +17,7 @@ import {
   type Used,
   WaverError,
 } from "../../plugins/index.ts";
+import { adapted, namedAdapters } from "./adapters.ts";
 import { fileDigest } from "./digest.ts";
 import { type Pipeline, pathFor } from "./pipeline.ts";
 import { encodePng } from "./png.ts";
@@ -68,6 +69,8 @@ export class Generation implements Disposable {
     return (await this.ctx.use("family", this.model.family.id, this.#options(this.model.family.path)))({});
   });
 
+  readonly #adapters = once(() => namedAdapters(this.request.lora, this.ctx));
+
   /** Found once a job: a resumed one that only has to decode loads no network for it. */
   readonly #shape = once(() => this.ctx.unit("shape", Shape, () => this.#findShape()));
 
@@ -107,7 +110,9 @@ export class Generation implements Disposable {
     const { ctx, request } = this;
     const t = await this.#tensors();
     const { numSteps, latents: shape } = await this.#shape();
+    const adapters = await this.#adapters(); // one that is not there is said before anything is loaded
     const [family, guide, sample] = [await this.#family(), await this.#guide(), await this.#sampler()];
+    const withAdapters = await adapted(adapters, family, ctx);
     const name = `latents-${(batch[0] as Sample).index}.safetensors`;
     const saved = join(ctx.workDir, `.${name}.progress`);
     using held = new t.Held();
@@ -139,7 +144,8 @@ export class Generation implements Disposable {
             if (how?.skipLayers !== undefined)
               throw new WaverError("needs_unmet", "this guide leaves layers out, which no family offers yet");
             const [text, text2] = texts[branch];
-            return family.forward({ latents: x, t: time, text: text as Conditioning, ...given({ text2, known }) });
+            const input = { latents: x, t: time, text: text as Conditioning, ...given({ text2, known }) };
+            return withAdapters(() => family.forward(input));
           },
         }),
       ),
@@ -188,6 +194,7 @@ export class Generation implements Disposable {
       });
 
     const images = [request.image, request.lastImage].filter((path) => path !== undefined);
+    const adapters = await this.#adapters();
     const publish = async (path: string, what: string): Promise<{ digest: Digest; path: string }> => {
       const digest = await ctx.store.publish(path, {
         kind: what,
@@ -196,6 +203,7 @@ export class Generation implements Disposable {
           ...(await Promise.all(
             images.map(async (image) => ({ role: "image", digest: await fileDigest(image, ctx) })),
           )),
+          ...adapters.map(({ digest }) => ({ role: "adapter", digest })),
         ],
         by: { operation: "generate", version },
         options: recipe,
@@ -307,6 +315,9 @@ export class Generation implements Disposable {
       ...{ task, prompt, negativePrompt: request.negativePrompt, seed, width, height, numFrames, fps, numSteps },
       ...(request.shift === undefined ? {} : { shift: request.shift }),
       ...(request.latents === undefined ? {} : { latents: basename(request.latents) }),
+      ...(request.lora.length === 0
+        ? {}
+        : { lora: (await this.#adapters()).map(({ name, digest, weight }) => ({ name, digest, weight })) }),
       sampler: picks["sampler"] ?? { id: model.sampler.id },
       guide: picks["guide"],
     };

@@ -37,6 +37,10 @@ export const GenerateInput = z.strictObject({
     .string()
     .optional()
     .meta({ description: "safetensors file with starting latents in place of noise; file#key when it holds several" }),
+  lora: z
+    .array(z.string().min(1).meta({ format: "path" }))
+    .default([])
+    .meta({ description: "LoRA files, each PATH or PATH:WEIGHT; several add up" }),
   output: z.string().optional().meta({ description: "folder for the results, or the file when there is one result" }),
   metadata: z.boolean().default(true).meta({ description: "store the recipe in the file" }),
   keepFrames: z.boolean().default(false).meta({ description: "also keep the frames before encoding, as safetensors" }),

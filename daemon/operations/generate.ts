@@ -7,6 +7,7 @@
 import { join } from "node:path";
 import { z } from "zod";
 import { Digest, defineOperation } from "../../plugins/index.ts";
+import { adapterSpec } from "../generation/adapters.ts";
 import { Generation, Item } from "../generation/job.ts";
 import { openPipeline } from "../generation/pipeline.ts";
 import { GenerateInput, samplesOf } from "../generation/request.ts";
@@ -21,14 +22,17 @@ export const generate = defineOperation({
     sampler: { hook: "sample", summary: "integrates the flow; the model's own scheduler when absent", optional: true },
     guide: { hook: "guide", summary: "how the prompt is enforced", default: { id: "cfg" } },
   },
-  reads: ({ model, promptFile, image, lastImage, latents }) =>
+  reads: ({ model, promptFile, image, lastImage, latents, lora }) =>
     [
-      Digest.safeParse(model).success ? undefined : model,
+      model,
       promptFile,
       image,
       lastImage,
       latents?.replace(/#[^#/]*$/, ""),
-    ].filter((path) => path !== undefined),
+      ...lora.map((text) => adapterSpec(text).path),
+    ]
+      .filter((path) => path !== undefined)
+      .filter((path) => !Digest.safeParse(path).success),
   writes: ({ items }) =>
     items.flatMap(({ path, latents, frames }) => [path, latents, frames].filter((each) => each !== undefined)),
   examples: [

@@ -60,6 +60,9 @@ export function originalName(name: string): string {
   return block + IN_BLOCK.reduce((at, [ours, theirs]) => at.replace(ours, theirs), rest as string);
 }
 
+/** A layer of the network under the name that Wan's own files give it. */
+export const originalLayer = (name: string): string => originalName(`${name}.`).slice(0, -1);
+
 /** Prefixes that programs put before a network's names (ComfyUI, training frameworks). */
 const PREFIXES = ["", "model.diffusion_model.", "diffusion_model.", "model."];
 /** Every published Wan has heads of this width. */

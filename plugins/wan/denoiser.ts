@@ -11,7 +11,7 @@ import {
   type Task,
   WaverError,
 } from "../index.ts";
-import { WanCheckpoint } from "./checkpoint.ts";
+import { originalLayer, WanCheckpoint } from "./checkpoint.ts";
 import { besideNoise, inPlace, type KnownForm, withoutKnown } from "./known.ts";
 import { WanTransformer } from "./model.ts";
 import { keepsFloat32, TEXT_LENGTH, type WanConfig } from "./params.ts";
@@ -135,6 +135,10 @@ export class WanDenoiser implements Denoiser {
         `this Wan checkpoint reads ${pos_embed_seq_len} image tokens, of a first and a last frame, and was given ${image.size(1)}`,
         { hint: "give lastImage as well" },
       );
+  }
+
+  aliases(layer: string): readonly string[] {
+    return [originalLayer(layer)];
   }
 
   async save(folder: string): Promise<void> {
