@@ -15,7 +15,7 @@ import { train } from "./train.ts";
 setThreads(1);
 const scratch = mkdtempSync(join(tmpdir(), "after-"));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
-const plugins = ["t5", "wan-vae", "waver", "flow", "stage-flow", "stage-refine", "merge-average", "storage-local"];
+const plugins = ["t5", "wan-vae", "waver", "flow", "stage-flow", "stage-refine", "merge", "storage-local"];
 const home = join(scratch, "store-home");
 const open = (): Promise<TestContext> => testContext({ plugins });
 

@@ -12,7 +12,7 @@ import { localPath } from "../runner/training/set.ts";
 const input = z.strictObject({
   checkpoints: z
     .array(z.string())
-    .min(2)
+    .min(1)
     .meta({ description: "folders or digests: pipelines, or single components", format: "path" }),
   output: z.string().meta({ description: "folder for the result; must not exist", format: "path" }),
 });
@@ -33,7 +33,10 @@ export const merge = defineOperation({
   slots: { method: { hook: "merge", summary: "how weights are combined", default: { id: "average" } } },
   reads: ({ checkpoints }) => checkpoints.filter((path) => !Digest.safeParse(path).success),
   writes: ({ path, digest }) => [path, digest],
-  examples: ["waver merge --checkpoints a/ b/ c/ --output merged/"],
+  examples: [
+    "waver merge --checkpoints a/ b/ c/ --output merged/",
+    "waver merge --checkpoints base/ a/ b/ --method ties --method.density 0.3 --output merged/",
+  ],
   run,
 });
 
@@ -53,6 +56,10 @@ async function run(request: z.output<typeof input>, picks: Picks, ctx: Context):
   const { id, ...options } = picks["method"] as Pick;
   using method = await ctx.use("merge", id, options);
   const isPipeline = existsSync(join(folders[0]!, INDEX));
+  if (isPipeline && folders.length === 1)
+    throw new WaverError("invalid_input", "one pipeline alone leaves nothing to merge", {
+      hint: `give several, or the one part that the method works on: ${join(folders[0]!, "transformer")}`,
+    });
   const parts = isPipeline ? await differing(folders, ctx) : ["."];
   const work = join(ctx.workDir, "merging");
   await mkdir(work, { recursive: true });

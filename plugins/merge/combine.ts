@@ -1,6 +1,6 @@
 /**
- * The mean of several checkpoints of one network, in less memory than one of them: inputs are mapped, outputs are written
- * shard by shard, and a shard is the unit at which a killed merge goes on.
+ * One checkpoint from several of one network, tensor by tensor, in less memory than one of them: inputs are mapped, outputs
+ * are written shard by shard, and a shard is the unit at which a killed merge goes on.
  */
 import { existsSync } from "node:fs";
 import { copyFile, mkdir, readdir } from "node:fs/promises";
@@ -19,9 +19,13 @@ import { type Context, type In, type Out, WaverError, z } from "../index.ts";
 /** Diffusers' and Transformers' name of a weights file, without its ending. */
 const STEM = /^(.+?)(?:-\d{5}-of-\d{5})?\.safetensors$/;
 
-export async function average(
+/** Makes one float32 tensor from the same one of every checkpoint, all float32 and borrowed. Runs inside a scope. */
+export type Formula = (tensors: readonly Tensor[], key: string) => Tensor;
+
+export async function combine(
   { checkpoints, output }: In<"merge">,
-  options: { readonly shardBytes: number },
+  formula: Formula,
+  { shardBytes }: { readonly shardBytes: number },
   ctx: Pick<Context, "unit" | "breathe" | "progress">,
 ): Promise<Out<"merge">> {
   const folders = checkpoints.map(({ path }) => path);
@@ -30,14 +34,14 @@ export async function average(
   for (const [i, file] of files.all.entries()) agree(first, file, folders[0]!, folders[i]!);
 
   await mkdir(output, { recursive: true });
-  const shards = inShards(first, options.shardBytes);
+  const shards = inShards(first, shardBytes);
   const stem =
     STEM.exec((await readdir(folders[0]!)).find((name) => STEM.test(name)) ?? "model.safetensors")?.[1] ?? "model";
   const nameOf = (i: number): string =>
     shards.length === 1 ? `${stem}.safetensors` : `${stem}-${number(i + 1)}-of-${number(shards.length)}.safetensors`;
   for (const [i, keys] of shards.entries()) {
-    await ctx.unit(`average ${output} ${i}`, z.string(), async () => {
-      writeShard(join(output, nameOf(i)), keys, files.all);
+    await ctx.unit(`merge ${output} ${i}`, z.string(), async () => {
+      writeShard(join(output, nameOf(i)), keys, files.all, formula);
       return nameOf(i);
     });
     ctx.progress(i + 1, shards.length, "merge");
@@ -59,21 +63,21 @@ export async function average(
 
 const number = (n: number): string => String(n).padStart(5, "0");
 
-/** One shard of means. Sums are float32, results have the dtype of the first checkpoint. */
-function writeShard(path: string, keys: readonly string[], files: readonly Checkpoint[]): void {
+/** Results have the dtype of the first checkpoint; what is not floating is the first one's. */
+function writeShard(path: string, keys: readonly string[], files: readonly Checkpoint[], formula: Formula): void {
+  const first = files[0]!;
   scope(() =>
     noGrad(() => {
-      const means: Record<string, Tensor> = {};
+      const merged: Record<string, Tensor> = {};
       for (const key of keys) {
-        const { dtype } = files[0]!.info(key);
-        means[key] = scope(() => {
-          if (!isFloating(dtype)) return files[0]!.get(key).clone();
-          const sum = files[0]!.get(key).to({ dtype: "float32", copy: true });
-          for (const file of files.slice(1)) sum.add_(file.get(key).to("float32"));
-          return sum.div_(files.length).to(dtype);
+        const { dtype } = first.info(key);
+        merged[key] = scope(() => {
+          if (!isFloating(dtype)) return first.get(key).clone();
+          const tensors = files.map((file) => file.get(key, { dtype: "float32" }));
+          return formula(tensors, key).to({ dtype, copy: true });
         });
       }
-      saveSafetensors(path, means, { ...files[0]!.metadata });
+      saveSafetensors(path, merged, { ...first.metadata });
     }),
   );
 }
