@@ -1,6 +1,7 @@
 /** LoRAs made part of a checkpoint's weights. */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { openCheckpoint } from "../../native/index.ts";
 import { type Context, type In, type Out, WaverError } from "../index.ts";
 import { combine } from "./combine.ts";
 
@@ -26,7 +27,17 @@ export async function fuse(
       adapter: await (await ctx.use("adapt", reader.id, { path }))({ denoiser }),
     })),
   );
-  return combine(
+  using file = openCheckpoint(checkpoint.path);
+  const absent = adapters.flatMap(({ adapter }) => adapter.layers).find((layer) => !file.has(`${layer}.weight`));
+  if (absent !== undefined)
+    throw new WaverError(
+      "checkpoint_mismatch",
+      `${checkpoint.path} names its layers otherwise than the network: no ${absent}.weight`,
+      {
+        hint: "fuse takes a checkpoint in Diffusers' layout",
+      },
+    );
+  return await combine(
     request,
     ([own], key) => adapters.reduce((value, { adapter, weight }) => adapter.fused(key, value, weight) ?? value, own!),
     options,
