@@ -1,6 +1,9 @@
 export * from "./attention.ts";
+export { KVCache } from "./cache.ts";
+export * from "./decoder.ts";
 export * from "./fused.ts";
 export { withoutFusion } from "./fusion.ts";
+export * from "./generate.ts";
 export { type ImageSettings, preprocessImages } from "./images.ts";
 export * from "./init.ts";
 export * from "./layers.ts";
@@ -8,6 +11,7 @@ export { Adaptable, fused, type LowRank, withLowRank } from "./lowrank.ts";
 export { type LoadOptions, Module, type WeightSource } from "./module.ts";
 export { Parameter } from "./parameter.ts";
 export {
+  applyRopeHalves,
   applyRopeInterleaved,
   type HeadLayout,
   type RopeGrid,

@@ -1,7 +1,7 @@
-// Rotary position embedding (Su et al. 2021): tables with float64 angles, adjacent pairs rotated.
+// Rotary position embedding (Su et al. 2021): tables with float64 angles; adjacent pairs or halves of a head rotated.
 import { one } from "../call.ts";
 import { EngineError } from "../errors.ts";
-import { stack, tensor } from "../ops.ts";
+import { cat, stack, tensor } from "../ops.ts";
 import { schema } from "../schema.ts";
 import { scope } from "../scope.ts";
 import type { Device, Tensor } from "../tensor.ts";
@@ -120,5 +120,22 @@ export function applyRopeInterleaved(x: Tensor, cos: Tensor, sin: Tensor, layout
     }
     const place = (t: Tensor) => (at === "BSHD" ? t.unsqueeze(1) : t);
     return composedRope(x, place(cos), place(sin)).to(x.dtype);
+  });
+}
+
+/**
+ * Rotates the pairs (x0, x[d/2]), (x1, x[d/2 + 1]), ... in float32, the layout of Llama and Qwen; the result has the
+ * dtype of x. x [B, H, S, d]; cos, sin [S, d / 2], or [B, S, d / 2] where rows have positions of their own.
+ */
+export function applyRopeHalves(x: Tensor, { cos, sin }: RopeTable): Tensor {
+  if (cos.size(-1) !== x.size(-1) / 2 || cos.size(-2) !== x.size(-2))
+    throw new EngineError(
+      "tensor_shape",
+      `rope: x [${x.shape}] needs a table [S, ${x.size(-1) / 2}], got [${cos.shape}]`,
+    );
+  return scope(() => {
+    const [c, s] = cos.ndim === 3 ? [cos.unsqueeze(1), sin.unsqueeze(1)] : [cos, sin];
+    const [a, b] = x.to("float32").chunk(2, -1) as [Tensor, Tensor];
+    return cat([a.mul(c).sub(b.mul(s)), b.mul(c).add(a.mul(s))], -1).to(x.dtype);
   });
 }
