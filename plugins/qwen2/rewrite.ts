@@ -1,0 +1,131 @@
+/** Prompt rewriting by a chat model on this machine (Waver 4.6). */
+import { createHash } from "node:crypto";
+import { mkdir, readFile, rename, stat, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { type Choice, type Device, type DType, Generator } from "../../native/index.ts";
+import { BpeTokenizer } from "../bpe.ts";
+import { ChatTemplate } from "../chat.ts";
+import { type Context, type Prompt, WaverError, z } from "../index.ts";
+import { type GenerationConfig, readGeneration } from "../language.ts";
+import { loadModel } from "./checkpoint.ts";
+import { instructionFor } from "./instructions.ts";
+import type { CausalLM } from "./model.ts";
+import { readConfig, tokenizerFolder } from "./params.ts";
+
+export interface RewriteOptions {
+  readonly instruction?: string | undefined;
+  readonly maxTokens: number;
+  readonly seed: number;
+  readonly temperature?: number | undefined;
+  readonly topK?: number | undefined;
+  readonly topP?: number | undefined;
+  readonly repetitionPenalty?: number | undefined;
+  readonly cache?: string | undefined;
+}
+
+export class Rewriter implements Disposable {
+  readonly #folder: string;
+  readonly #model: CausalLM;
+  readonly #tokenizer: BpeTokenizer;
+  readonly #template: ChatTemplate;
+  readonly #generation: GenerationConfig & { readonly stop: readonly number[] };
+  readonly #maxPositions: number;
+
+  constructor(folder: string, settings: { device: Device; dtype?: DType | undefined }) {
+    const tokenizer = tokenizerFolder(folder);
+    this.#folder = folder;
+    this.#tokenizer = BpeTokenizer.load(tokenizer);
+    this.#template = ChatTemplate.load(tokenizer);
+    this.#generation = readGeneration(folder);
+    this.#maxPositions = readConfig(folder).max_position_embeddings;
+    this.#model = loadModel(folder, settings);
+  }
+
+  async rewrite(prompt: Prompt, options: RewriteOptions, ctx: Context): Promise<Prompt> {
+    const instruction = options.instruction ?? instructionFor(prompt.seconds);
+    const choice = this.#choice(options);
+    const key = await this.#key([instruction, prompt.text, choice, options.maxTokens, options.seed]);
+    const cache = options.cache ?? join(ctx.workDir, "rewrites");
+    const path = join(cache, `${key}.json`);
+    const known = await readFile(path, "utf8").then(
+      (text) => z.string().safeParse(JSON.parse(text)).data,
+      () => undefined,
+    );
+    const text = known ?? (await this.#answer(instruction, prompt.text, choice, options, ctx));
+    if (known === undefined) await remember(cache, path, text);
+    ctx.log("prompt_rewritten", { from: prompt.text, to: text, known: known !== undefined });
+    return { ...prompt, text };
+  }
+
+  async #answer(
+    instruction: string,
+    text: string,
+    choice: Omit<Choice, "generator">,
+    { maxTokens, seed }: RewriteOptions,
+    ctx: Context,
+  ): Promise<string> {
+    const conversation = this.#template.render([
+      { role: "system", content: instruction },
+      { role: "user", content: text },
+    ]);
+    const ids = this.#tokenizer.encode(conversation, { around: false });
+    if (ids.length + maxTokens > this.#maxPositions)
+      throw new WaverError(
+        "too_large",
+        `the prompt to be rewritten has ${ids.length} tokens with its instruction, and ${maxTokens} are kept for the answer; the model takes ${this.#maxPositions}`,
+        { hint: "shorten the prompt, or lower maxTokens" },
+      );
+    const { stop } = this.#generation;
+    using generator = new Generator(seed);
+    const answer: number[] = [];
+    for (const [token] of this.#model.generate([ids], { ...choice, generator, maxTokens, stop })) {
+      if (token != null && !stop.includes(token)) answer.push(token);
+      ctx.progress(answer.length, maxTokens, "rewrite");
+      await ctx.breathe();
+    }
+    const written = plain(this.#tokenizer.decode(answer));
+    if (written === "") ctx.log("rewrite_empty", { prompt: text });
+    return written === "" ? text : written;
+  }
+
+  /** What the request says, else what the checkpoint's makers say. */
+  #choice(options: RewriteOptions): Omit<Choice, "generator"> {
+    const { do_sample, temperature, top_k, top_p, repetition_penalty } = this.#generation;
+    const { topK = top_k ?? undefined, topP = top_p ?? undefined } = options;
+    return {
+      temperature: options.temperature ?? (do_sample === false ? 0 : (temperature ?? 1)),
+      ...(topK === undefined || topK === 0 ? {} : { topK }),
+      ...(topP === undefined ? {} : { topP }),
+      repetitionPenalty: options.repetitionPenalty ?? repetition_penalty ?? 1,
+    };
+  }
+
+  /** Of everything that the answer follows from; a checkpoint is known by its place and the time of its configuration. */
+  async #key(parts: readonly unknown[]): Promise<string> {
+    const { mtimeMs } = await stat(join(this.#folder, "config.json"));
+    return createHash("sha256")
+      .update(JSON.stringify([this.#folder, mtimeMs, ...parts]))
+      .digest("hex");
+  }
+
+  [Symbol.dispose](): void {
+    this.#model.dispose();
+  }
+}
+
+async function remember(folder: string, path: string, text: string): Promise<void> {
+  await mkdir(folder, { recursive: true });
+  const temporary = `${path}.${crypto.randomUUID()}.tmp`;
+  await writeFile(temporary, JSON.stringify(text));
+  await rename(temporary, path);
+}
+
+/** Without the thoughts, labels and quotation marks that models put around an answer. */
+const plain = (text: string): string =>
+  text
+    .replace(/^[\s\S]*<\/think>/, "")
+    .replace(/\s+/g, " ")
+    .trim()
+    .replace(/^(?:rewritten prompt|prompt)\s*:\s*/i, "")
+    .replace(/^(["“])(.*)["”]$/, "$2")
+    .trim();
