@@ -218,6 +218,8 @@ export function located(text: string, field: string, { schema, kind }: Meaning, 
   // A slash at the end says that a folder is meant, which may not be there yet.
   const absolute = resolve(cwd, expanded) + (expanded.endsWith("/") && expanded !== "/" ? "/" : "");
   if (schema.format === "path") return absolute;
+  // A model goes by its name, unless it is written as a place or lies here.
+  if (schema.format === "model") return /[/\\]/.test(expanded) || existsSync(absolute) ? absolute : text;
   if (schema.format !== undefined || WORDS.test(field)) return text;
   const looks =
     expanded !== text ||

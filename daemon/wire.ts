@@ -7,6 +7,9 @@ import { ERROR_CODES, type ErrorCode } from "../plugins/errors.ts";
 /** Raised when a change would confuse an older client. */
 export const WIRE_VERSION = 1;
 
+/** What a job may leave in its folder for those who watch it: a small PNG, replaced by the next. `detail.preview` of its progress says when. */
+export const PREVIEW = "preview.png";
+
 export const JobId = z
   .string()
   .regex(/^job_[0-9a-z]{16}$/, "a job id looks like job_ and 16 letters or digits")

@@ -158,6 +158,16 @@ export interface Codec extends AsyncDisposable {
   save?(folder: string, how?: { dtype?: DType }): Promise<void>;
   /** The same, one chunk of frames at a time; every chunk belongs to the caller. */
   decodeChunks(latents: Tensor): Iterable<Tensor>;
+  /** The same for a decode that may be killed: given what `memory` held after an earlier chunk, the next one comes first. */
+  decoder?(latents: Tensor, memory?: Readonly<Record<string, Tensor>>): ChunkDecoder;
+}
+
+/** A decode under way. */
+export interface ChunkDecoder extends Disposable {
+  /** The next chunk [1 3 F H W], the caller's; undefined at the end. */
+  next(): Tensor | undefined;
+  /** All that the chunks to come need of those given so far; borrowed, until `next`. Undefined where there is but one chunk. */
+  memory(): Readonly<Record<string, Tensor>> | undefined;
 }
 
 /** How a family moves between noise and data: the sampler and the objective read this, never the family's name. */

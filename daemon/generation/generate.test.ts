@@ -313,7 +313,6 @@ describe("a model of our own", () => {
 describe("bad input", () => {
   const small = { model: wan, prompt: "x", width: 16, height: 16, numFrames: 5, numSteps: 1, maxTokens: 8 };
   const cases: [string, Record<string, unknown>, { code: string; message: RegExp; hint?: RegExp }][] = [
-    ["no prompt", { model: wan }, { code: "invalid_input", message: /either prompt or promptFile/ }],
     ["no model", { ...small, model: "/nonexistent/model" }, { code: "checkpoint_missing", message: /no model at/ }],
     [
       "a part in place of a pipeline",

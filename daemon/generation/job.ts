@@ -20,8 +20,8 @@ import {
 import { adapted, namedAdapters } from "./adapters.ts";
 import { fileDigest } from "./digest.ts";
 import { type Pipeline, pathFor } from "./pipeline.ts";
-import { encodePng } from "./png.ts";
-import { checkSize, type GenerateInput, resolved, type Sample, samplesOf, taskOf } from "./request.ts";
+import { encodePng, writePreview } from "./png.ts";
+import { checkSize, framesIn, type GenerateInput, resolved, type Sample, samplesOf, taskOf } from "./request.ts";
 
 export const Item = z.object({
   prompt: z.string(),
@@ -60,6 +60,7 @@ export class Generation implements Disposable {
   }
 
   readonly #tensors = once(() => import("../runner/generation/tensors.ts"));
+  readonly #decode = once(() => import("../runner/generation/decode.ts"));
   readonly #codec = once(
     async (): Promise<Codec> =>
       (await this.ctx.use("codec", this.model.codec.id, this.#options(this.model.codec.path, { dtype: false })))({}),
@@ -77,10 +78,13 @@ export class Generation implements Disposable {
   async #findShape(): Promise<Shape> {
     const [codec, family] = [await this.#codec(), await this.#family()];
     const from = [this.request, this.model.defaults, family.defaults ?? {}];
+    const fps = resolved("fps", ...from, { fps: 16 });
+    const { seconds } = this.request;
     const size = {
       width: resolved("width", ...from),
       height: resolved("height", ...from),
-      numFrames: resolved("numFrames", ...from),
+      numFrames:
+        seconds === undefined ? resolved("numFrames", ...from) : framesIn(seconds, fps, codec.latent.stride[0]),
     };
     checkSize(size, codec.latent, family.patch);
     if (codec.latent.channels !== family.latent.channels)
@@ -100,7 +104,7 @@ export class Generation implements Disposable {
       ...size,
       task,
       latents: [1, codec.latent.channels, 1 + (size.numFrames - 1) / ft, size.height / fh, size.width / fw],
-      fps: resolved("fps", ...from, { fps: 16 }),
+      fps,
       numSteps: resolved("numSteps", ...from),
     };
   }
@@ -113,9 +117,12 @@ export class Generation implements Disposable {
     const adapters = await this.#adapters(); // one that is not there is said before anything is loaded
     const [family, guide, sample] = [await this.#family(), await this.#guide(), await this.#sampler()];
     const withAdapters = await adapted(adapters, family, ctx);
+    const codec = this.#codec;
     const name = `latents-${(batch[0] as Sample).index}.safetensors`;
     const saved = join(ctx.workDir, `.${name}.progress`);
     using held = new t.Held();
+    using preview = new (await import("../runner/generation/preview.ts")).Preview(family.convention);
+    let shown: object | undefined;
     const known = held.keep(await this.#known(batch.length));
     const texts = {
       positive: held.keep(await this.#joined(batch.map(({ prompt }) => prompt))),
@@ -136,18 +143,20 @@ export class Generation implements Disposable {
       shift: request.shift,
       convention: family.convention,
       signal: ctx.signal,
-      predict: t.quietly((x, time, at) =>
-        guide({
-          ...at,
-          latents: x,
-          predict(branch, how) {
-            if (how?.skipLayers !== undefined)
-              throw new WaverError("needs_unmet", "this guide leaves layers out, which no family offers yet");
-            const [text, text2] = texts[branch];
-            const input = { latents: x, t: time, text: text as Conditioning, ...given({ text2, known }) };
-            return withAdapters(() => family.forward(input));
-          },
-        }),
+      predict: preview.watching(
+        t.quietly((x, time, at) =>
+          guide({
+            ...at,
+            latents: x,
+            predict(branch, how) {
+              if (how?.skipLayers !== undefined)
+                throw new WaverError("needs_unmet", "this guide leaves layers out, which no family offers yet");
+              const [text, text2] = texts[branch];
+              const input = { latents: x, t: time, text: text as Conditioning, ...given({ text2, known }) };
+              return withAdapters(() => family.forward(input));
+            },
+          }),
+        ),
       ),
       async onStep({ step, latents: x, state = {} }) {
         t.assertFinite(x, "denoising", ` at step ${step + 1} of ${numSteps}`);
@@ -155,7 +164,12 @@ export class Generation implements Disposable {
           t.saveProgress(saved, { step, latents: x, state });
           savedAt = performance.now();
         }
-        ctx.progress(step + 1, numSteps, "denoise", { samples: batch.map(({ index }) => index) });
+        const picture = preview.isReady ? preview.take(await codec()) : undefined;
+        if (picture !== undefined) {
+          await writePreview(ctx.workDir, picture);
+          shown = { preview: { sample: batch[0]?.index, step: step + 1 } };
+        }
+        ctx.progress(step + 1, numSteps, "denoise", { samples: batch.map(({ index }) => index), ...shown });
         await ctx.breathe();
       },
     });
@@ -175,9 +189,11 @@ export class Generation implements Disposable {
     const stem = join(ctx.workDir, `sample-${sample.index}`);
     const made = `${stem}${kind === "image" ? ".png" : ".mp4"}`;
     using latents = t.loadLatents(file, row, ctx.device);
-    using video = t.decoded(await this.#codec(), latents, {
+    const { decoded, forgetDecode } = await this.#decode();
+    using video = decoded(await this.#codec(), latents, {
       fps,
       keep: request.keepFrames,
+      resume: stem,
       breathe: (done) => {
         ctx.progress(done, numFrames, "decode", { sample: sample.index });
         return ctx.breathe();
@@ -193,6 +209,7 @@ export class Generation implements Disposable {
         ...(metadata === undefined ? {} : { metadata }),
       });
 
+    await forgetDecode(stem);
     const images = [request.image, request.lastImage].filter((path) => path !== undefined);
     const adapters = await this.#adapters();
     const publish = async (path: string, what: string): Promise<{ digest: Digest; path: string }> => {

@@ -73,7 +73,7 @@ function readIndex(folder: string): { components: Record<string, string | null>;
   const path = join(folder, "model_index.json");
   if (!existsSync(folder))
     throw new WaverError("checkpoint_missing", `there is no model at ${folder}`, {
-      hint: "model takes the folder that holds model_index.json, or an artefact's digest",
+      hint: "model takes the folder that holds model_index.json, an artefact's digest, or a name from `waver models list`; `waver pull` fetches more",
     });
   if (!existsSync(path))
     throw new WaverError("checkpoint_missing", `${folder} holds no model_index.json`, {

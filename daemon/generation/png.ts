@@ -1,5 +1,8 @@
 /** A PNG with its recipe in a text chunk, which image libraries here cannot write. */
+import { rename, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { crc32, deflateSync } from "node:zlib";
+import { PREVIEW } from "../wire.ts";
 
 const SIGNATURE = Uint8Array.of(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a);
 
@@ -28,4 +31,14 @@ function chunk(type: string, data: Uint8Array): Uint8Array {
   body.copy(framed, 4);
   framed.writeUInt32BE(crc32(body), body.length + 4);
   return framed;
+}
+
+/** The picture that whoever watches the job is shown; the next one takes its place. */
+export async function writePreview(
+  workDir: string,
+  { pixels, width, height }: { pixels: Uint8Array; width: number; height: number },
+): Promise<void> {
+  const path = join(workDir, PREVIEW);
+  await writeFile(`${path}.tmp`, encodePng(pixels, width, height));
+  await rename(`${path}.tmp`, path);
 }

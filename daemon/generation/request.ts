@@ -6,19 +6,28 @@ import { type LatentSpec, type SampleDefaults, Task, WaverError } from "../../pl
 const count = z.int().positive();
 const PromptList = z.union([z.string(), z.array(z.string()).min(1)]);
 
-export const GenerateInput = z.strictObject({
-  model: z.string().meta({ description: "folder with a model_index.json, or the digest of one" }),
+/** Far beyond what any text encoder reads (512 tokens are about 2,500 characters): a mistake, such as a whole file. */
+const MOST_CHARACTERS = 20_000;
+
+const Fields = z.strictObject({
+  model: z.string().meta({
+    description: "name of a model on this machine, folder with a model_index.json, or the digest of one",
+    format: "model",
+  }),
   prompt: PromptList.optional().meta({ description: "what to show; several prompts make several videos" }),
   promptFile: z.string().optional().meta({ description: "text file with a prompt a line, in place of prompt" }),
   negativePrompt: z.string().default("").meta({ description: "what not to show; guidance points away from it" }),
   task: Task.optional().meta({
     description: "t2i, t2v, i2v or interpolate; follows from image, lastImage and numFrames when absent",
   }),
-  image: z.string().optional().meta({ description: "first frame" }),
-  lastImage: z.string().optional().meta({ description: "last frame" }),
+  image: z.string().optional().meta({ description: "first frame", format: "path", media: "image" }),
+  lastImage: z.string().optional().meta({ description: "last frame", format: "path", media: "image" }),
   width: count.optional().meta({ description: "pixels; the model's own size when absent" }),
   height: count.optional().meta({ description: "pixels; the model's own size when absent" }),
   numFrames: count.optional().meta({ description: "1 + a multiple of the codec's stride in time; 1 makes an image" }),
+  seconds: z.number().positive().max(600).optional().meta({
+    description: "length in place of numFrames; the nearest that the codec can make",
+  }),
   fps: z.number().positive().max(240).optional().meta({ description: "frames a second of the file" }),
   numSteps: count.max(1000).optional().meta({ description: "denoise steps" }),
   shift: z.number().positive().optional().meta({ description: "timestep shift; the scheduler's own when absent" }),
@@ -46,7 +55,29 @@ export const GenerateInput = z.strictObject({
   keepFrames: z.boolean().default(false).meta({ description: "also keep the frames before encoding, as safetensors" }),
   keepLatents: z.boolean().default(false).meta({ description: "also keep the final latents, as safetensors" }),
 });
+export const GenerateInput = Fields.superRefine((request, ctx) => {
+  for (const [path, message] of problemsOf(request)) ctx.addIssue({ code: "custom", path: [path], message });
+});
 export type GenerateInput = z.output<typeof GenerateInput>;
+
+/** What can be told to be wrong before a model is looked at. */
+function* problemsOf(
+  request: z.output<typeof Fields>,
+): Generator<[field: keyof z.output<typeof Fields>, problem: string]> {
+  const { prompt, promptFile, negativePrompt, numFrames, seconds } = request;
+  if ((prompt === undefined) === (promptFile === undefined)) yield ["prompt", "give either prompt or promptFile"];
+  const fields = { prompt: [prompt ?? []].flat(), negativePrompt: [negativePrompt] } as const;
+  for (const [field, texts] of Object.entries(fields) as [keyof typeof fields, readonly string[]][]) {
+    const long = texts.find((text) => text.length > MOST_CHARACTERS);
+    if (long !== undefined)
+      yield [
+        field,
+        `it has ${long.length} characters, and ${MOST_CHARACTERS} are the most; promptFile takes one prompt a line`,
+      ];
+  }
+  if (fields.prompt.some((text) => text.trim() === "")) yield ["prompt", "it is empty; say in words what to show"];
+  if (numFrames !== undefined && seconds !== undefined) yield ["seconds", "give either seconds or numFrames"];
+}
 
 /** One video or image to make. */
 export interface Sample {
@@ -76,8 +107,6 @@ export function samplesOf(request: GenerateInput): Sample[] {
 }
 
 function promptsOf({ prompt, promptFile }: GenerateInput): string[] {
-  if ((prompt === undefined) === (promptFile === undefined))
-    throw new WaverError("invalid_input", "give either prompt or promptFile");
   if (prompt !== undefined) return [prompt].flat();
   if (!existsSync(promptFile as string)) throw new WaverError("not_found", `promptFile ${promptFile} is not there`);
   const lines = readFileSync(promptFile as string, "utf8")
@@ -85,6 +114,13 @@ function promptsOf({ prompt, promptFile }: GenerateInput): string[] {
     .map((line) => line.trim())
     .filter((line) => line !== "");
   if (lines.length === 0) throw new WaverError("invalid_input", `promptFile ${promptFile} holds no prompt`);
+  const long = lines.findIndex((line) => line.length > MOST_CHARACTERS);
+  if (long >= 0)
+    throw new WaverError(
+      "invalid_input",
+      `prompt ${long + 1} of ${promptFile} has ${lines[long]?.length} characters, and ${MOST_CHARACTERS} are the most`,
+      { hint: "one prompt a line" },
+    );
   return lines;
 }
 
@@ -115,6 +151,10 @@ export function resolved<K extends keyof SampleDefaults>(
   for (const source of sources) if (source[key] !== undefined) return source[key];
   throw new WaverError("invalid_input", `this model states no ${key} of its own`, { hint: `give ${key}` });
 }
+
+/** The number of frames nearest to a length: 1 more than a multiple of the codec's stride in time. */
+export const framesIn = (seconds: number, fps: number, stride: number): number =>
+  1 + stride * Math.max(1, Math.round((seconds * fps - 1) / stride));
 
 /** Refuses sizes that the codec or the patches of the network would cut. */
 export function checkSize(

@@ -2,7 +2,7 @@
  * Job folders below <home>/work. An unfinished job finds in its folder what an earlier attempt, or earlier equal work,
  * left there; the folders of a finished tree of jobs go together, because a parent may still read what a child wrote.
  */
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
+import { existsSync, lstatSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 
@@ -25,6 +25,17 @@ export class WorkFolders {
     const path = this.path(workKey);
     mkdirSync(path, { recursive: true, mode: 0o700 });
     return path;
+  }
+
+  /** A file that a running job keeps for those who watch it; null when there is none, or something else of that name. */
+  async read(workKey: string, name: string, mostBytes: number): Promise<Uint8Array<ArrayBuffer> | null> {
+    const path = join(this.#root, workKey, name);
+    const facts = lstatSync(path, { throwIfNoEntry: false });
+    if (facts?.isFile() !== true || facts.size > mostBytes) return null;
+    // The job may end, and its folder go, between the two.
+    return Bun.file(path)
+      .bytes()
+      .catch(() => null);
   }
 
   /** Out of the way at once (equal work may start again in the next moment), off the disk soon after. */

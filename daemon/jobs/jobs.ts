@@ -5,7 +5,7 @@ import type { Config } from "../config.ts";
 import type { DaemonLog } from "../log.ts";
 import type { RegisteredOperation, Registry } from "../plugins/registry.ts";
 import type { Lease } from "../runner/protocol.ts";
-import { isTerminal, type JobEvent, type JobId, type JobView, type Status } from "../wire.ts";
+import { isTerminal, type JobEvent, type JobId, type JobView, PREVIEW, type Status } from "../wire.ts";
 import { laneOfPlace } from "./calls.ts";
 import { alone, Dispatch, type InDaemon } from "./dispatch.ts";
 import { WorkFolders } from "./folders.ts";
@@ -44,6 +44,8 @@ export interface Submission {
 
 /** Longest that a query may take before it is cut off: it is a question, not work. */
 const QUERY_MS = 120_000;
+/** A preview is a few hundred kilobytes at most. */
+const MAX_PREVIEW = 2 << 20;
 
 export class Jobs {
   readonly #options: JobsOptions;
@@ -229,6 +231,15 @@ export class Jobs {
     const row = await this.#options.store.job(id);
     if (row === null) throw new WaverError("not_found", `there is no job ${id}`);
     return this.#view(row);
+  }
+
+  /** A running job's newest preview, or null. */
+  async preview(id: JobId): Promise<Uint8Array<ArrayBuffer> | null> {
+    const row = await this.#options.store.job(id);
+    if (row === null) throw new WaverError("not_found", `there is no job ${id}`);
+    // While it runs, its work key may be newer than the journal's.
+    const { workKey } = this.#state.jobs.get(id)?.row ?? row;
+    return this.#folders.read(workKey, PREVIEW, MAX_PREVIEW);
   }
 
   async list(filter: JobFilter): Promise<JobView[]> {

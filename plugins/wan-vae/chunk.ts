@@ -32,18 +32,36 @@ export class Chunks implements Chunk, Disposable {
   readonly #past = new Map<object, Tensor>();
   readonly #onTap: Tap | undefined;
   #count = 0;
+  #position = 0;
 
   constructor(onTap?: Tap) {
     this.#onTap = onTap;
   }
 
   get isFirst(): boolean {
-    return this.#count === 0;
+    return this.#position === 0;
   }
 
-  /** The chunk just done is now the past. */
-  next(): void {
+  /** Latent frames that are done. */
+  get position(): number {
+    return this.#position;
+  }
+
+  /** The chunk just done, which reached up to latent frame `position`, is now the past. */
+  next(position: number): void {
     this.#count++;
+    this.#position = position;
+  }
+
+  /** What each layer remembers; borrowed. */
+  get past(): ReadonlyMap<object, Tensor> {
+    return this.#past;
+  }
+
+  /** Goes on after `position` with what the layers remembered then; copies. */
+  restore(position: number, past: ReadonlyMap<object, Tensor>): void {
+    this.#position = position;
+    for (const [layer, frames] of past) this.#remember(layer, frames);
   }
 
   withPast(layer: object, x: Tensor, before: number): Tensor {

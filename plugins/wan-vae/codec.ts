@@ -16,8 +16,8 @@ import {
   type Tensor,
   tensor,
 } from "../../native/index.ts";
-import { type Codec, type LatentSpec, WaverError, z } from "../index.ts";
-import type { Tap } from "./chunk.ts";
+import { type ChunkDecoder, type Codec, type LatentSpec, WaverError, z } from "../index.ts";
+import { Chunks, type Tap } from "./chunk.ts";
 import { AutoencoderKLWan } from "./model.ts";
 import { stride, VaeConfig } from "./params.ts";
 import { type Tiling, tiledDecode, tiledEncode } from "./tiles.ts";
@@ -35,6 +35,8 @@ export interface Settings {
 /** 1 GiB: a 17-frame clip of 480 x 832 goes through Wan's VAE at once, an 81-frame one does not. */
 const CHUNK_BYTES = 2 ** 30;
 const CLASS = "AutoencoderKLWan";
+/** Latent frames done, beside what the layers remember. */
+const POSITION = "position";
 const WEIGHTS = "diffusion_pytorch_model.safetensors";
 
 export function readConfig(folder: string): VaeConfig {
@@ -159,6 +161,54 @@ export class WanVae implements Codec {
     }
   }
 
+  decoder(latents: Tensor, memory?: Readonly<Record<string, Tensor>>): ChunkDecoder {
+    const [frames, rows, columns] = this.#pixels(latents);
+    const pass = this.#pass(frames, rows * columns);
+    if (pass.perChunk === undefined || this.#settings.tiling !== undefined) {
+      const parts = this.decodeChunks(latents)[Symbol.iterator]() as Generator<Tensor>;
+      return {
+        next: () => nextOf(parts),
+        memory: () => undefined,
+        [Symbol.dispose]: () => void parts.return(undefined),
+      };
+    }
+    const chunks = new Chunks();
+    if (memory !== undefined) this.#restore(chunks, memory);
+    const z = keep(scope(() => this.#input(this.denormalise(latents))));
+    const parts = this.module.decode(z, { ...pass, chunks });
+    return {
+      next: () => {
+        using chunk = nextOf(parts);
+        return chunk?.clamp(-1, 1);
+      },
+      memory: () => this.#memory(chunks),
+      [Symbol.dispose]: () => {
+        parts.return(undefined);
+        chunks[Symbol.dispose]();
+        z.dispose();
+      },
+    };
+  }
+
+  /** By the names of the layers, and how far the clip has come. */
+  #memory(chunks: Chunks): Record<string, Tensor> {
+    const names = new Map<object, string>(Array.from(this.module.namedModules(), ([name, layer]) => [layer, name]));
+    const past = Array.from(chunks.past, ([layer, frames]) => [names.get(layer) as string, frames] as const);
+    return { ...Object.fromEntries(past), [POSITION]: tensor([chunks.position]) };
+  }
+
+  #restore(chunks: Chunks, memory: Readonly<Record<string, Tensor>>): void {
+    const layers = new Map(this.module.namedModules());
+    const past = Object.entries(memory).filter(([name]) => name !== POSITION);
+    const { device } = this.module.quant_conv.weight;
+    scope(() =>
+      chunks.restore(
+        memory[POSITION]?.item() as number,
+        new Map(past.map(([name, frames]) => [layers.get(name) as object, frames.to({ device })])),
+      ),
+    );
+  }
+
   setStatistics(mean: readonly number[], std: readonly number[]): void {
     this.#config = VaeConfig.parse({ ...this.#config, latents_mean: mean, latents_std: std });
   }
@@ -216,4 +266,8 @@ export class WanVae implements Codec {
   }
 }
 
+const nextOf = (parts: Generator<Tensor>): Tensor | undefined => {
+  const next = parts.next();
+  return next.done === true ? undefined : next.value;
+};
 const joined = (parts: readonly Tensor[]): Tensor => (parts.length === 1 ? (parts[0] as Tensor) : cat(parts, 2));

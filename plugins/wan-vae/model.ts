@@ -183,6 +183,8 @@ const tapped = (chunk: Chunk, name: string, x: Tensor): Tensor => {
 export interface Pass {
   readonly perChunk?: number;
   readonly tap?: Tap;
+  /** The memory of a clip that goes through in several passes; the caller's. */
+  readonly chunks?: Chunks;
 }
 
 export class AutoencoderKLWan extends Module {
@@ -235,14 +237,17 @@ export class AutoencoderKLWan extends Module {
       const start = from === 0 ? 0 : 1 + step * (from - 1);
       return x.narrow(2, start, 1 + step * (to - 1) - start);
     };
-    if (pass.perChunk === undefined && pass.tap === undefined) {
+    if (pass.perChunk === undefined && pass.tap === undefined && pass.chunks === undefined) {
       yield scope(() => run(frames(0, numLatent), whole));
       return;
     }
-    using chunks = new Chunks(pass.tap);
-    for (let from = 0, to = 1; from < numLatent; from = to, to = Math.min(numLatent, from + (pass.perChunk ?? 1))) {
-      yield scope(() => run(frames(from, to), chunks));
-      chunks.next();
+    using own = pass.chunks === undefined ? new Chunks(pass.tap) : undefined;
+    const chunks = own ?? (pass.chunks as Chunks);
+    for (let from = chunks.position; from < numLatent; from = chunks.position) {
+      const to = from === 0 ? 1 : Math.min(numLatent, from + (pass.perChunk ?? 1));
+      const done = scope(() => run(frames(from, to), chunks));
+      chunks.next(to);
+      yield done;
     }
   }
 }

@@ -4,7 +4,6 @@ import { rm } from "node:fs/promises";
 import {
   cat,
   Generator,
-  keep,
   noGrad,
   openSafetensors,
   pad,
@@ -185,59 +184,6 @@ export function saveLatents(path: string, latents: Tensor): void {
 export function loadLatents(path: string, index: number, device: string): Tensor {
   using file = openSafetensors(path);
   return scope(() => file.get("latents").narrow(0, index, 1).to({ device, copy: true }));
-}
-
-export interface Decoded extends Disposable {
-  /** Frames as the encoder wants them, chunk by chunk. */
-  readonly frames: AsyncIterable<FrameBatch>;
-  /** Everything decoded so far, [1 F 3 H W] in [0, 1], when it was asked for. */
-  save(path: string): void;
-}
-
-/** Latents [1 C T h w] -> packed RGB, one chunk of the codec at a time. */
-export function decoded(
-  codec: Codec,
-  latents: Tensor,
-  how: { fps: number; keep: boolean; breathe(done: number): Promise<void> },
-): Decoded {
-  const kept: Tensor[] = [];
-  async function* frames(): AsyncGenerator<FrameBatch> {
-    const chunks = codec.decodeChunks(latents)[Symbol.iterator]();
-    let done = 0;
-    try {
-      for (;;) {
-        const next = noGrad(() => chunks.next());
-        if (next.done === true) return;
-        using chunk = next.value;
-        assertFinite(chunk, "decoding", ` from frame ${done} on`);
-        const [, , count, height, width] = chunk.shape as [number, number, number, number, number];
-        const data = scope(() => {
-          const video = chunk.to({ dtype: "float32", device: "cpu" }).div(2).add(0.5).clamp(0, 1).transpose(1, 2); // [1 F 3 H W]
-          if (how.keep) kept.push(keep(video.contiguous()));
-          return video.select(0, 0).permute([0, 2, 3, 1]).mul(255).round().to("uint8").toArray() as Uint8Array;
-        });
-        yield {
-          data,
-          count,
-          width,
-          height,
-          format: "rgb24",
-          times: Array.from({ length: count }, (_, i) => (done + i) / how.fps),
-        };
-        done += count;
-        await how.breathe(done);
-      }
-    } finally {
-      chunks.return?.();
-    }
-  }
-  return {
-    frames: frames(),
-    save: (path) => scope(() => saveSafetensors(path, { video: cat(kept, 1) })),
-    [Symbol.dispose]() {
-      for (const each of kept) each.dispose();
-    },
-  };
 }
 
 /** A network call without a graph: weights that were trained in this runner may still ask for one. */
