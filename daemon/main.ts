@@ -12,6 +12,10 @@ import { Artifacts } from "./http/artifacts.ts";
 import type { Daemon } from "./http/daemon.ts";
 import { examine } from "./http/doctor.ts";
 import { type Listener, listenOnSocket, listenOnTcp } from "./http/listen.ts";
+import { DOORS } from "./http/routes.ts";
+import { Sessions } from "./http/sessions.ts";
+import { Uploads } from "./http/uploads.ts";
+import { Videos } from "./http/videos.ts";
 import type { InDaemon } from "./jobs/dispatch.ts";
 import { Jobs } from "./jobs/jobs.ts";
 import { Journal } from "./jobs/journal.ts";
@@ -77,6 +81,8 @@ export async function startDaemon(options: DaemonOptions): Promise<RunningDaemon
   };
 
   const artifacts = new Artifacts(config);
+  const sessions = new Sessions();
+  const uploads = new Uploads(config.home);
   const store = starting.use(new Journal(join(config.home, "journal.sqlite")));
   const jobs = new Jobs({
     config,
@@ -107,6 +113,9 @@ export async function startDaemon(options: DaemonOptions): Promise<RunningDaemon
   const daemon: Daemon = {
     jobs,
     artifacts,
+    uploads,
+    videos: new Videos({ home: config.home, jobs, artifacts, uploads }),
+    sessions,
     log,
     registry: () => registry,
     reload: renew,
@@ -123,12 +132,13 @@ export async function startDaemon(options: DaemonOptions): Promise<RunningDaemon
     stop: () => stopping.resolve(),
   };
   const app = createApp(daemon);
+  const doors = { ...DOORS, sessions };
   // Closed before everything else, but only when the jobs have stopped: until then clients may look.
   const open = starting.move();
   await using closing = new AsyncDisposableStack();
   closing.use(open);
-  listeners.push(closing.use(await listenOnSocket(config.socket, app)));
-  const tcp = closing.use(await listenOnTcp(config, app));
+  listeners.push(closing.use(await listenOnSocket(config.socket, app, doors)));
+  const tcp = closing.use(await listenOnTcp(config, app, doors));
   if (tcp !== null) listeners.push(tcp);
   log("info", "ready", {
     pid: process.pid,

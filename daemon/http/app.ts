@@ -4,9 +4,9 @@ import { z } from "zod";
 import { type ErrorBody, toWaverError, WaverError } from "../../plugins/errors.ts";
 import type { Daemon } from "./daemon.ts";
 import { errorResponse, type Passed, refuse } from "./gate.ts";
-import { type Asked, parsed, ROUTES, type Route } from "./routes.ts";
+import { type Asked, IdempotencyKey, parsed, type Route } from "./route.ts";
+import { ROUTES } from "./routes.ts";
 
-const IdempotencyKey = z.string().regex(/^[\x21-\x7e]{1,200}$/, "1 to 200 printable characters");
 const Priority = z
   .string()
   .regex(/^-?\d{1,3}$/, "a whole number from -100 to 100")

@@ -19,6 +19,9 @@ const SHOWN: Readonly<Record<string, string>> = {
   ".webp": "image/webp",
 };
 
+/** What our own operations publish without a name. */
+const NAMELESS: Readonly<Record<string, string>> = { video: ".mp4", image: ".png" };
+
 export class Artifacts {
   readonly #root: string;
 
@@ -46,7 +49,7 @@ export class Artifacts {
     if (lineage === null || kind === null) throw new WaverError("not_found", `there is no artefact ${digest}`);
     if (kind === "file") {
       if (inside !== null) throw new WaverError("invalid_input", "query.path: this artefact is one file");
-      return ranged(object, lineage.name ?? "", range);
+      return ranged(object, lineage.name ?? NAMELESS[lineage.kind] ?? "", range);
     }
     const path = await beneath(object, inside ?? MANIFEST);
     if (path === null)

@@ -6,10 +6,16 @@ import type { Registry } from "../plugins/registry.ts";
 import type { Status } from "../wire.ts";
 import type { Artifacts } from "./artifacts.ts";
 import type { Doctor } from "./doctor.ts";
+import type { Sessions } from "./sessions.ts";
+import type { Uploads } from "./uploads.ts";
+import type { Videos } from "./videos.ts";
 
 export interface Daemon {
   readonly jobs: Jobs;
   readonly artifacts: Artifacts;
+  readonly uploads: Uploads;
+  readonly videos: Videos;
+  readonly sessions: Sessions;
   readonly log: DaemonLog;
   registry(): Registry;
   reload(): Promise<Registry>;

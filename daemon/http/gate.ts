@@ -3,9 +3,10 @@
  * It runs in the raw fetch handler, because a router that looks for the path in the URL can be led astray by the host
  * (reliability.md fact 2). The order matters: nothing is read from a request that may not speak to us.
  */
-import { timingSafeEqual } from "node:crypto";
 import { ERROR_CODES, type ErrorBody, type ErrorCode } from "../../plugins/errors.ts";
-import { parseJson } from "./json.ts";
+import { FORBIDDEN, parseJson } from "./json.ts";
+import { mayWrite, type Sessions, sameSecret, sessionIn } from "./sessions.ts";
+import { Upload } from "./uploads.ts";
 
 export interface GateOptions {
   /** Exact values of the Host header. */
@@ -14,6 +15,12 @@ export interface GateOptions {
   readonly origins: ReadonlySet<string>;
   /** Asked of every request when set (TCP); the unix socket is guarded by its folder. */
   readonly token: string | null;
+  /** Sessions of our own pages, in place of the token; null where there are none (the socket). */
+  readonly sessions: Sessions | null;
+  /** `METHOD path` that needs neither: pages without data, and the exchange of a ticket for a session. */
+  readonly open: ReadonlySet<string>;
+  /** `METHOD path` whose body may be multipart, where a page of another site cannot send it: see `checkBody`. */
+  readonly multipart: ReadonlySet<string>;
 }
 
 /** A request that passed, with its parsed body. */
@@ -34,7 +41,8 @@ export const gate =
     return secured(await next(request, read.body));
   };
 
-function checkHead(request: Request, { hosts, origins, token }: GateOptions): Response | null {
+function checkHead(request: Request, options: GateOptions): Response | null {
+  const { hosts, origins } = options;
   const { headers, method } = request;
   // Missing and doubled headers (joined by ", ") are no members either.
   if (!hosts.has(headers.get("host") ?? ""))
@@ -48,30 +56,51 @@ function checkHead(request: Request, { hosts, origins, token }: GateOptions): Re
   const isOpening = SAFE.has(method) && headers.get("sec-fetch-mode") === "navigate";
   if (site !== null && site !== "same-origin" && site !== "none" && !isOpening)
     return refuse("forbidden", "requests of other sites' pages are refused");
-  if (token !== null && !sameToken(headers.get("authorization"), token))
-    return refuse(
-      "unauthorized",
-      "a token is needed",
-      "send `Authorization: Bearer` and the content of the daemon's token file",
-      { "WWW-Authenticate": "Bearer" },
-    );
-  if (method === "POST") {
-    const type = headers.get("content-type") ?? "";
-    // The media type alone decides; a charset other than UTF-8 would be decoded wrongly.
-    if (!/^application\/json[ \t]*(;[ \t]*charset="?utf-8"?[ \t]*)?$/i.test(type))
-      return refuse("unsupported_media_type", "bodies are JSON", "send `Content-Type: application/json`");
-    if (headers.get("content-encoding") !== null) return refuse("unsupported_media_type", "bodies are not compressed");
-    if (Number(headers.get("content-length") ?? 0) > MAX_BODY) return tooLarge();
-  }
-  return null;
+  return checkIdentity(request, options) ?? checkBody(request, options);
 }
 
-/** Constant time in the token: equal lengths are compared by digest. */
-function sameToken(header: string | null, token: string): boolean {
-  const given = header?.startsWith("Bearer ") === true ? header.slice("Bearer ".length) : "";
-  const digest = (text: string): Uint8Array => new Bun.CryptoHasher("sha256").update(text).digest();
-  return timingSafeEqual(digest(given), digest(token)) && given !== "";
+/** The token in a header, or the session of a page of ours. The host was checked: the URL's path is the request's. */
+function checkIdentity(request: Request, { token, sessions, open }: GateOptions): Response | null {
+  const { headers, method } = request;
+  const { pathname } = new URL(request.url);
+  if (token === null || open.has(`${method} ${pathname}`)) return null;
+  const given = headers.get("authorization");
+  const session = given === null ? sessionIn(headers.get("cookie"), headers.get("host") ?? "") : null;
+  if (session !== null && sessions?.has(session) === true) {
+    if (SAFE.has(method)) return null;
+    // A browser says where an unsafe request comes from, and that was compared above; what says nothing is none.
+    const isOurPage = headers.get("origin") !== null || headers.get("sec-fetch-site") === "same-origin";
+    if (isOurPage && mayWrite(method, pathname)) return null;
+    return refuse("forbidden", "the session of a page may not do this", "use the daemon's token");
+  }
+  if (given?.startsWith("Bearer ") === true && sameSecret(given.slice("Bearer ".length), token)) return null;
+  return refuse(
+    "unauthorized",
+    "a token is needed",
+    "send `Authorization: Bearer` and the content of the daemon's token file; for a browser, `waver open` prints an address",
+    { "WWW-Authenticate": "Bearer" },
+  );
 }
+
+/**
+ * JSON alone: any page may send a form. Multipart is taken at a few addresses, and only from those who showed the token in a
+ * header, which a page of another site cannot, or on the socket, which no browser reaches.
+ */
+function checkBody(request: Request, { token, multipart }: GateOptions): Response | null {
+  const { headers, method } = request;
+  if (method !== "POST") return null;
+  const type = headers.get("content-type") ?? "";
+  const takesForms =
+    multipart.has(`POST ${new URL(request.url).pathname}`) && (token === null || headers.get("authorization") !== null);
+  // The media type alone decides; a charset other than UTF-8 would be decoded wrongly.
+  if (!JSON_TYPE.test(type) && !(takesForms && FORM_TYPE.test(type)))
+    return refuse("unsupported_media_type", "bodies are JSON", "send `Content-Type: application/json`");
+  if (headers.get("content-encoding") !== null) return refuse("unsupported_media_type", "bodies are not compressed");
+  return Number(headers.get("content-length") ?? 0) > MAX_BODY ? tooLarge() : null;
+}
+
+const JSON_TYPE = /^application\/json[ \t]*(;[ \t]*charset="?utf-8"?[ \t]*)?$/i;
+const FORM_TYPE = /^multipart\/form-data[ \t]*;[ \t]*boundary="?[\w'()+,./:=?-]{1,70}"?$/i;
 
 async function readBody(request: Request): Promise<{ body: unknown } | Response> {
   const chunks: Uint8Array[] = [];
@@ -87,8 +116,29 @@ async function readBody(request: Request): Promise<{ body: unknown } | Response>
     return refuse("invalid_input", `the body broke off: ${(error as Error).name}`);
   }
   if (size === 0) return { body: {} };
-  const parsed = parseJson(Buffer.concat(chunks));
+  const type = request.headers.get("content-type") ?? "";
+  const parsed = FORM_TYPE.test(type) ? await parseForm(Buffer.concat(chunks), type) : parseJson(Buffer.concat(chunks));
   return "problem" in parsed ? refuse("invalid_input", parsed.problem) : { body: parsed.value };
+}
+
+/** Texts and files by field; a field that comes twice is refused. */
+async function parseForm(
+  bytes: Uint8Array<ArrayBuffer>,
+  type: string,
+): Promise<{ value: unknown } | { problem: string }> {
+  let form: FormData;
+  try {
+    form = await new Response(bytes, { headers: { "Content-Type": type } }).formData();
+  } catch (error) {
+    return { problem: `the body is not a form (${(error as Error).name})` };
+  }
+  const value: Record<string, unknown> = {};
+  for (const [key, each] of form) {
+    if (FORBIDDEN.has(key)) return { problem: `the key ${JSON.stringify(key)} is refused` };
+    if (Object.hasOwn(value, key)) return { problem: `the field ${JSON.stringify(key.slice(0, 64))} comes twice` };
+    value[key] = typeof each === "string" ? each : new Upload(await each.bytes());
+  }
+  return { value };
 }
 
 const tooLarge = (): Response => refuse("too_large", `a body has at most ${MAX_BODY >> 20} MB`);

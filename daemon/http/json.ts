@@ -1,7 +1,7 @@
 /** JSON from outside: UTF-8, of bounded depth, without the keys that reach prototypes. */
 
 const MAX_DEPTH = 64;
-const FORBIDDEN: ReadonlySet<string> = new Set(["__proto__", "constructor", "prototype"]);
+export const FORBIDDEN: ReadonlySet<string> = new Set(["__proto__", "constructor", "prototype"]);
 
 export function parseJson(bytes: Uint8Array): { value: unknown } | { problem: string } {
   let text: string;

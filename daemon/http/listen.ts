@@ -16,6 +16,7 @@ import { dirname, join } from "node:path";
 import { WaverError } from "../../plugins/errors.ts";
 import type { Config } from "../config.ts";
 import { type GateOptions, gate, MAX_BODY, type Passed, refuse } from "./gate.ts";
+import type { Sessions } from "./sessions.ts";
 
 export interface Listener extends AsyncDisposable {
   readonly address: string;
@@ -32,7 +33,14 @@ const common = {
   error: () => refuse("internal", "something went wrong inside the daemon"),
 } as const;
 
-export async function listenOnSocket(path: string, app: Passed): Promise<Listener> {
+/** What the gate knows of addresses: which need no token, and which take forms. */
+export interface Doors {
+  readonly open: ReadonlySet<string>;
+  readonly multipart: ReadonlySet<string>;
+  readonly sessions: Sessions;
+}
+
+export async function listenOnSocket(path: string, app: Passed, doors: Doors): Promise<Listener> {
   const folder = dirname(path);
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   const facts = lstatSync(folder);
@@ -53,7 +61,7 @@ export async function listenOnSocket(path: string, app: Passed): Promise<Listene
   const options = {
     ...common,
     unix: path,
-    fetch: serve({ hosts: SOCKET_HOSTS, origins: new Set(), token: null }, app),
+    fetch: serve({ ...doors, hosts: SOCKET_HOSTS, origins: new Set(), token: null, sessions: null }, app),
   };
   const server = Bun.serve(options as unknown as Bun.Serve.Options<undefined>);
   chmodSync(path, 0o600);
@@ -66,7 +74,7 @@ export async function listenOnSocket(path: string, app: Passed): Promise<Listene
   };
 }
 
-export async function listenOnTcp(config: Config, app: Passed): Promise<Listener | null> {
+export async function listenOnTcp(config: Config, app: Passed, doors: Doors): Promise<Listener | null> {
   const { tcp } = config;
   if (tcp === undefined) return null;
   const { host } = tcp;
@@ -85,7 +93,8 @@ export async function listenOnTcp(config: Config, app: Passed): Promise<Listener
   const names = [...new Set([host.includes(":") ? `[${host}]` : host, "localhost", "127.0.0.1"])].map(
     (name) => `${name}:${server.port}`,
   );
-  handle = serve({ hosts: new Set(names), origins: new Set(names.map((name) => `http://${name}`)), token }, app);
+  const origins = new Set(names.map((name) => `http://${name}`));
+  handle = serve({ ...doors, hosts: new Set(names), origins, token }, app);
   return { address: `http://${names[0]}`, [Symbol.asyncDispose]: () => server.stop(true) };
 }
 

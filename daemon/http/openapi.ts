@@ -1,7 +1,7 @@
 /** OpenAPI 3.1 from the fixed routes and the registry's operations: the same schemas that check the requests. */
 import { z } from "zod";
 import { ErrorBodySchema, JobView, type OperationDoc, type OperationsDoc } from "../wire.ts";
-import type { Route } from "./routes.ts";
+import type { Route } from "./route.ts";
 
 type Json = Record<string, unknown>;
 
@@ -72,7 +72,9 @@ function fixed(route: Route): Json {
         ? { type: "string", pattern: "^job_[0-9a-z]{16}$" }
         : name === "digest"
           ? { type: "string", pattern: "^sha256:[0-9a-f]{64}$" }
-          : { type: "string" },
+          : name === "video"
+            ? { type: "string", pattern: "^video_[0-9a-z]{16}$" }
+            : { type: "string" },
   }));
   if (route.query !== undefined)
     for (const [name, schema] of Object.entries(
@@ -90,9 +92,7 @@ function fixed(route: Route): Json {
     ...(route.method === "POST"
       ? {
           requestBody: {
-            content: {
-              "application/json": { schema: { type: "object", additionalProperties: false, properties: {} } },
-            },
+            content: bodyOf(route),
           },
         }
       : {}),
@@ -101,6 +101,12 @@ function fixed(route: Route): Json {
       ...problems(404, 405, ...(route.method === "POST" ? [413, 415] : []), ...ALWAYS),
     },
   };
+}
+
+function bodyOf({ body, multipart }: Route): Json {
+  const schema =
+    body === undefined ? { type: "object", additionalProperties: false, properties: {} } : schemaOf(body, "input");
+  return { "application/json": { schema }, ...(multipart === true ? { "multipart/form-data": { schema } } : {}) };
 }
 
 function operationItem(operation: OperationDoc): Json {

@@ -6,32 +6,13 @@ import { z } from "zod";
 import { WaverError } from "../../plugins/errors.ts";
 import { Digest, Lineage } from "../../plugins/types.ts";
 import { JobEvent, JobId, JobState, JobView, OperationsDoc, PluginDoc, Status } from "../wire.ts";
-import type { Daemon } from "./daemon.ts";
 import { Doctor } from "./doctor.ts";
 import { eventStream } from "./events.ts";
 import { openapi } from "./openapi.ts";
 import { page } from "./page.ts";
-
-/** A request that passed the gate. Parameters and query are text as they came; routes parse them. */
-export interface Asked {
-  readonly request: Request;
-  readonly params: Readonly<Record<string, string>>;
-  readonly query: URLSearchParams;
-  readonly body: unknown;
-}
-
-export interface Route {
-  readonly method: "GET" | "POST" | "DELETE";
-  /** `:name` stands for one segment. */
-  readonly path: string;
-  readonly summary: string;
-  readonly query?: z.ZodObject;
-  readonly status?: number;
-  /** Schema of the answer; absent for streams, files and pages, whose media type is then named. */
-  readonly answer?: z.ZodType;
-  readonly media?: string;
-  handle(asked: Asked, daemon: Daemon): Response | Promise<Response>;
-}
+import { type Asked, parsed, type Route } from "./route.ts";
+import { VIDEO_ROUTES } from "./videos.ts";
+import { WEB_ROUTES } from "./web.ts";
 
 const count = (most: number): z.ZodType<number, string> =>
   z
@@ -55,21 +36,6 @@ const None = z.strictObject({});
 const json = (value: unknown, status = 200, headers: Record<string, string> = {}): Response =>
   Response.json(value, { status, headers });
 const LogPage = z.object({ lines: z.array(JobEvent), last: z.int() });
-
-/** Parses text from the URL, or says which part of it is wrong. */
-export function parsed<S extends z.ZodType>(schema: S, value: unknown, where: string): z.output<S> {
-  const result = schema.safeParse(value);
-  if (result.success) return result.data;
-  const issue = result.error.issues[0];
-  const path = [where, ...(issue?.path ?? [])].join(".");
-  throw new WaverError(
-    issue?.code === "unrecognized_keys" ? "unknown_option" : "invalid_input",
-    `${path}: ${issue?.message ?? "wrong"}`,
-    {
-      data: { issues: result.error.issues.map((each) => ({ path: [where, ...each.path], message: each.message })) },
-    },
-  );
-}
 
 const jobOf = ({ params }: Asked): JobId => parsed(JobId, params["id"], "id");
 const queryOf = <T extends z.ZodObject>(schema: T, { query }: Asked): z.output<T> =>
@@ -142,6 +108,18 @@ export const ROUTES: readonly Route[] = [
   },
   {
     method: "GET",
+    path: "/v1/jobs/:id/preview",
+    summary:
+      "a small picture of what a running job is making, when it has one; `detail.preview` of its progress says when there is a new one",
+    media: "image/png",
+    handle: async (asked, { jobs }) => {
+      const picture = await jobs.preview(jobOf(asked));
+      if (picture === null) throw new WaverError("not_found", "this job has no preview now");
+      return new Response(picture, { headers: { "Content-Type": "image/png" } });
+    },
+  },
+  {
+    method: "GET",
     path: "/v1/status",
     summary: "processes, queue and listeners",
     answer: Status,
@@ -208,6 +186,8 @@ export const ROUTES: readonly Route[] = [
       return artifacts.content(digest, asked.query.get("path"), asked.request.headers.get("range"));
     },
   },
+  ...VIDEO_ROUTES,
+  ...WEB_ROUTES,
   {
     method: "GET",
     path: "/openapi.json",
@@ -223,3 +203,12 @@ export const ROUTES: readonly Route[] = [
     handle: (_, daemon) => page(daemon),
   },
 ];
+
+const named = (which: (route: Route) => boolean): ReadonlySet<string> =>
+  new Set(ROUTES.filter(which).map(({ method, path }) => `${method} ${path}`));
+
+/** What the gate, which stands before the router, has to know of addresses. */
+export const DOORS = {
+  open: named(({ open }) => open === true),
+  multipart: named(({ multipart }) => multipart === true),
+};

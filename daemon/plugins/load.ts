@@ -211,7 +211,12 @@ async function read(file: string, maxAge = Number.POSITIVE_INFINITY): Promise<z.
 }
 
 /** Names that the client gives to its own commands. */
-const RESERVED = new Set(["serve", "status", "stop", "jobs", "doctor", "plugins", "help", "autocomplete", "web"]);
+/** Commands and addresses of the host's own. */
+const RESERVED = new Set(
+  "serve status stop jobs doctor plugins help autocomplete web client models open operations artifacts shutdown videos uploads session".split(
+    " ",
+  ),
+);
 
 /** Same hook and id, or same operation, twice: the one that came first stays, built-ins before installed ones. */
 function withoutDuplicates(

@@ -78,3 +78,16 @@ test("a wrong digest is said to be wrong, an unknown one to be unknown", async (
   expect((await get("..%2f..%2fjournal.sqlite/content")).status).toBe(422);
   expect((await get(`sha256:${"f".repeat(64)}/content`)).status).toBe(404);
 });
+
+test("a clip or a picture that was published without a name is shown as what it is", async () => {
+  await using store = await openStore(join(host.home, "store"));
+  for (const [kind, type] of [
+    ["video", "video/mp4"],
+    ["image", "image/png"],
+    ["latents", "application/octet-stream"],
+  ]) {
+    writeFileSync(join(host.home, "nameless"), `a ${kind}`);
+    const digest = await store.publish(join(host.home, "nameless"), { ...record, kind: kind as string });
+    expect((await get(`${digest}/content`)).headers.get("content-type")).toBe(type as string);
+  }
+});
