@@ -48,6 +48,10 @@ export async function namedAdapters(specs: readonly string[], ctx: Context): Pro
   );
 }
 
+/** As a recipe states them. */
+export const described = (adapters: readonly NamedAdapter[]) =>
+  adapters.map(({ name, digest, weight }) => ({ name, digest, weight }));
+
 /** Whoever reads the format that the request's field is named after. */
 function reader(ctx: Context): string {
   const found = ctx.providers("adapt").find(({ traits }) => traits.formats.includes("lora"));

@@ -17,11 +17,13 @@ import {
   type Used,
   WaverError,
 } from "../../plugins/index.ts";
-import { adapted, namedAdapters } from "./adapters.ts";
+import { adapted, described, namedAdapters } from "./adapters.ts";
+import { Conditions, optionsOf } from "./conditions.ts";
 import { fileDigest } from "./digest.ts";
+import { Experts } from "./experts.ts";
 import { type Pipeline, pathFor } from "./pipeline.ts";
 import { encodePng, writePreview } from "./png.ts";
-import { checkSize, framesIn, type GenerateInput, resolved, type Sample, samplesOf, taskOf } from "./request.ts";
+import { checkSize, checkTask, framesIn, type GenerateInput, resolved, type Sample, taskOf } from "./request.ts";
 
 export const Item = z.object({
   prompt: z.string(),
@@ -43,7 +45,7 @@ const SAVE_MS = 2000;
 
 /** Everything a job loads, each once and only when something is left to do. */
 export class Generation implements Disposable {
-  readonly #texts = new Map<string, Conditioning[]>();
+  #encoded: Conditions | undefined;
 
   constructor(
     private readonly request: GenerateInput,
@@ -53,24 +55,39 @@ export class Generation implements Disposable {
   ) {}
 
   [Symbol.dispose](): void {
-    for (const { states, mask } of [...this.#texts.values()].flat()) {
-      states.dispose();
-      mask.dispose();
-    }
+    this.#encoded?.[Symbol.dispose]();
   }
 
   readonly #tensors = once(() => import("../runner/generation/tensors.ts"));
   readonly #decode = once(() => import("../runner/generation/decode.ts"));
   readonly #codec = once(
-    async (): Promise<Codec> =>
-      (await this.ctx.use("codec", this.model.codec.id, this.#options(this.model.codec.path, { dtype: false })))({}),
+    async (): Promise<Codec> => (await this.ctx.use("codec", this.model.codec.id, { path: this.model.codec.path }))({}),
   );
-  readonly #family = once(async (): Promise<Denoiser> => {
-    await this.#encodeTexts(); // before the largest network comes: the encoders may have to make room for it
-    return (await this.ctx.use("family", this.model.family.id, this.#options(this.model.family.path)))({});
+  readonly #experts = once(async (): Promise<Experts> => {
+    const adapters = await this.#adapters(); // one that is not there is said before anything is loaded
+    await this.#conditions(); // before the largest network comes: the encoders may have to make room for it
+    return new Experts(this.model, {
+      open: ({ id, path }) => this.ctx.use("family", id, optionsOf(this.request, path)),
+      adapt: (network, which) => adapted(adapters[which], network, this.ctx),
+    });
+  });
+  readonly #conditions = once(async () => {
+    this.#encoded = await Conditions.encode(this.request, this.model, this.ctx);
+    return this.#encoded;
   });
 
-  readonly #adapters = once(() => namedAdapters(this.request.lora, this.ctx));
+  /** Whichever denoiser is in use: what is asked of it here, all of a model share. */
+  async #family(): Promise<Denoiser> {
+    return (await this.#experts()).any();
+  }
+
+  /** Those of the first denoiser and of the second. */
+  readonly #adapters = once(async () => {
+    const { lora, lora2 } = this.request;
+    if (lora2 !== undefined) this.#refuseSecond("lora2");
+    const first = await namedAdapters(lora, this.ctx);
+    return [first, lora2 === undefined ? first : await namedAdapters(lora2, this.ctx)] as const;
+  });
 
   /** Found once a job: a resumed one that only has to decode loads no network for it. */
   readonly #shape = once(() => this.ctx.unit("shape", Shape, () => this.#findShape()));
@@ -93,12 +110,8 @@ export class Generation implements Disposable {
         `the VAE has ${codec.latent.channels} latent channels, the denoiser takes ${family.latent.channels}`,
       );
     const task = taskOf(this.request, size.numFrames);
-    const tasks: readonly Task[] =
-      this.ctx.providers("family").find(({ id }) => id === this.model.family.id)?.traits.tasks ?? [];
-    if (!tasks.includes(task))
-      throw new WaverError("invalid_input", `${this.model.family.className} does not do ${task}`, {
-        hint: `it does ${tasks.join(", ")}`,
-      });
+    const traits = this.ctx.providers("family").find(({ id }) => id === this.model.family.id)?.traits;
+    checkTask(task, family.tasks ?? traits?.tasks ?? [], this.model.family.className);
     const [ft, fh, fw] = codec.latent.stride;
     return {
       ...size,
@@ -114,19 +127,30 @@ export class Generation implements Disposable {
     const { ctx, request } = this;
     const t = await this.#tensors();
     const { numSteps, latents: shape } = await this.#shape();
-    const adapters = await this.#adapters(); // one that is not there is said before anything is loaded
-    const [family, guide, sample] = [await this.#family(), await this.#guide(), await this.#sampler()];
-    const withAdapters = await adapted(adapters, family, ctx);
+    const [experts, family, sample] = [await this.#experts(), await this.#family(), await this.#sampler()];
+    const guides = await this.#guides();
     const codec = this.#codec;
     const name = `latents-${(batch[0] as Sample).index}.safetensors`;
     const saved = join(ctx.workDir, `.${name}.progress`);
     using held = new t.Held();
     using preview = new (await import("../runner/generation/preview.ts")).Preview(family.convention);
     let shown: object | undefined;
-    const known = held.keep(await this.#known(batch.length));
+    const conditions = await this.#conditions();
+    const known = held.keep(await conditions.known(family, await codec(), await this.#shape(), batch.length));
+    const image = held.keep(conditions.image(family, batch.length));
     const texts = {
-      positive: held.keep(await this.#joined(batch.map(({ prompt }) => prompt))),
-      negative: held.keep(await this.#joined(batch.map(() => request.negativePrompt))),
+      positive: held.keep(
+        conditions.texts(
+          family,
+          batch.map(({ prompt }) => prompt),
+        ),
+      ),
+      negative: held.keep(
+        conditions.texts(
+          family,
+          batch.map(() => request.negativePrompt),
+        ),
+      ),
     };
     const before = held.keep(t.loadProgress(saved, ctx.device));
     const start = held.keep(
@@ -143,17 +167,18 @@ export class Generation implements Disposable {
       shift: request.shift,
       convention: family.convention,
       signal: ctx.signal,
+      beforeStep: (at) => experts.select(at.t),
       predict: preview.watching(
         t.quietly((x, time, at) =>
-          guide({
+          guides[experts.current.which]({
             ...at,
             latents: x,
             predict(branch, how) {
               if (how?.skipLayers !== undefined)
                 throw new WaverError("needs_unmet", "this guide leaves layers out, which no family offers yet");
               const [text, text2] = texts[branch];
-              const input = { latents: x, t: time, text: text as Conditioning, ...given({ text2, known }) };
-              return withAdapters(() => family.forward(input));
+              const input = { latents: x, t: time, text: text as Conditioning, ...given({ text2, known, image }) };
+              return experts.current.forward(input);
             },
           }),
         ),
@@ -173,7 +198,9 @@ export class Generation implements Disposable {
         await ctx.breathe();
       },
     });
-    t.saveLatents(join(ctx.workDir, name), held.keep(latents));
+    held.keep(latents);
+    const finished = known === undefined ? undefined : held.keep(family.finish?.(latents, known));
+    t.saveLatents(join(ctx.workDir, name), finished ?? latents);
     await t.forgetProgress(saved);
     return name;
   }
@@ -211,7 +238,7 @@ export class Generation implements Disposable {
 
     await forgetDecode(stem);
     const images = [request.image, request.lastImage].filter((path) => path !== undefined);
-    const adapters = await this.#adapters();
+    const [lora, lora2] = await this.#adapters();
     const publish = async (path: string, what: string): Promise<{ digest: Digest; path: string }> => {
       const digest = await ctx.store.publish(path, {
         kind: what,
@@ -220,7 +247,7 @@ export class Generation implements Disposable {
           ...(await Promise.all(
             images.map(async (image) => ({ role: "image", digest: await fileDigest(image, ctx) })),
           )),
-          ...adapters.map(({ digest }) => ({ role: "adapter", digest })),
+          ...[...new Set([...lora, ...lora2])].map(({ digest }) => ({ role: "adapter", digest })),
         ],
         by: { operation: "generate", version },
         options: recipe,
@@ -240,103 +267,48 @@ export class Generation implements Disposable {
     };
   }
 
-  /** Every prompt goes through every encoder once. */
-  async #encodeTexts(): Promise<void> {
-    const { ctx, model, request } = this;
-    const t = await this.#tensors();
-    const texts = [...new Set([...samplesOf(request).map(({ prompt }) => prompt), request.negativePrompt])];
-    for (const { name, id, path } of model.texts) {
-      const tokenizer = join(model.folder, name.replace("text_encoder", "tokenizer"));
-      using use = await ctx.use(
-        "encodeText",
-        id,
-        this.#options(path, {
-          tokenizer,
-          ...(request.maxTokens === undefined ? {} : { maxTokens: request.maxTokens }),
-        }),
-      );
-      const encoder = await use({});
-      for (const [i, text] of texts.entries()) {
-        const encoded = encoder.encode([text]);
-        t.assertFinite(encoded.states, `the text encoder ${name}`);
-        this.#texts.set(text, [...(this.#texts.get(text) ?? []), encoded]);
-        ctx.progress(i + 1, texts.length, name);
-        await ctx.breathe();
-      }
-    }
-  }
-
-  /** One conditioning an encoder, for a batch of prompts. */
-  async #joined(prompts: readonly string[]): Promise<Conditioning[]> {
-    const t = await this.#tensors();
-    const { textLength } = await this.#family();
-    const length = textLength === undefined ? undefined : (this.request.maxTokens ?? textLength);
-    return this.model.texts.map((_, i) =>
-      t.joinTexts(
-        prompts.map((prompt) => (this.#texts.get(prompt) as Conditioning[])[i] as Conditioning),
-        length,
-      ),
-    );
-  }
-
-  /** Known frames for networks that take them; all unknown when the task is text alone. */
-  async #known(batch: number): Promise<ReturnType<NonNullable<Denoiser["condition"]>> | undefined> {
-    const { ctx, request } = this;
-    const [t, codec, family, size] = [
-      await this.#tensors(),
-      await this.#codec(),
-      await this.#family(),
-      await this.#shape(),
-    ];
-    const given = [
-      { at: 0, path: request.image },
-      { at: size.numFrames - 1, path: request.lastImage },
-    ].filter((each): each is { at: number; path: string } => each.path !== undefined);
-    if (family.condition === undefined) {
-      if (given.length > 0)
-        throw new WaverError(
-          "invalid_input",
-          `this ${this.model.family.className} checkpoint makes video from text only`,
-          { hint: "leave image out, or use an image-to-video checkpoint" },
-        );
-      return undefined;
-    }
-    const images = await Promise.all(
-      given.map(async ({ at, path }) => ({ at, image: await ctx.media.image(path, size) })),
-    );
-    const isKnown = Array.from({ length: size.numFrames }, (_, i) => given.some(({ at }) => at === i));
-    return t.knownFrames(family, codec, t.placedFrames(images, size), isKnown, batch, ctx.device);
-  }
-
   async #sampler(): Promise<Used<"sample">> {
     const { ctx, model, picks } = this;
     const { id, ...options } = (picks["sampler"] as Pick | undefined) ?? { id: model.sampler.id };
     return ctx.use("sample", id, { ...pathFor(model.sampler, id, "sample", ctx), ...options });
   }
 
-  /** A guide of its own for each batch: some remember earlier steps. */
-  async #guide(): Promise<Guide> {
-    const { id, ...options } = this.picks["guide"] as Pick;
-    return (await this.ctx.use("guide", id, options))({});
+  /** Guides of their own for each batch, since some remember earlier steps: one for each denoiser, or one for both. */
+  async #guides(): Promise<readonly [Guide, Guide]> {
+    const open = async ({ id, ...options }: Pick): Promise<Guide> => (await this.ctx.use("guide", id, options))({});
+    const first = await open(this.picks["guide"] as Pick);
+    const second = this.picks["guide2"] as Pick | undefined;
+    if (second !== undefined) this.#refuseSecond("guide2");
+    return [first, second === undefined ? first : await open(second)];
+  }
+
+  #refuseSecond(field: string): void {
+    if (this.model.family2 !== undefined) return;
+    throw new WaverError("invalid_input", `${field} is for models of two denoisers, and this one has one`, {
+      hint: `leave ${field} out`,
+    });
   }
 
   async #recipe({ prompt, seed }: Sample): Promise<Record<string, unknown>> {
     const { task, width, height, numFrames, fps, numSteps } = await this.#shape();
     const { request, model, picks } = this;
+    const [lora, lora2] = await this.#adapters();
     return {
       waver: version,
       model: model.digest,
       components: Object.fromEntries(
-        [...model.texts, model.family, model.codec, model.sampler].map(({ name, className }) => [name, className]),
+        [...model.texts, model.image, model.family, model.family2, model.codec, model.sampler].flatMap((each) =>
+          each === undefined ? [] : [[each.name, each.className]],
+        ),
       ),
       ...{ task, prompt, negativePrompt: request.negativePrompt, seed, width, height, numFrames, fps, numSteps },
       ...(request.shift === undefined ? {} : { shift: request.shift }),
       ...(request.latents === undefined ? {} : { latents: basename(request.latents) }),
-      ...(request.lora.length === 0
-        ? {}
-        : { lora: (await this.#adapters()).map(({ name, digest, weight }) => ({ name, digest, weight })) }),
+      ...(request.lora.length === 0 ? {} : { lora: described(lora) }),
+      ...(request.lora2 === undefined ? {} : { lora2: described(lora2) }),
       sampler: picks["sampler"] ?? { id: model.sampler.id },
       guide: picks["guide"],
+      ...(picks["guide2"] === undefined ? {} : { guide2: picks["guide2"] }),
     };
   }
 
@@ -362,11 +334,6 @@ export class Generation implements Disposable {
     await chmod(`${target}.tmp`, 0o644); // what the store keeps is read-only, the user's copy is the user's
     await rename(`${target}.tmp`, target);
     return target;
-  }
-
-  #options(path: string, more: Record<string, unknown> = {}): Record<string, unknown> {
-    const { dtype = this.request.dtype, ...rest } = more;
-    return { path, ...(dtype === undefined || dtype === false ? {} : { dtype }), ...rest };
   }
 }
 

@@ -9,10 +9,13 @@ import { type Context, Digest, type HookName, SampleDefaults, WaverError } from 
 import { folderContentDigest } from "./digest.ts";
 
 /** Hooks whose providers load checkpoint components, and the components they are looked for under. */
-const ROLES = { text: "encodeText", family: "family", codec: "codec", sampler: "sample" } as const satisfies Record<
-  string,
-  HookName
->;
+const ROLES = {
+  text: "encodeText",
+  image: "encodeImage",
+  family: "family",
+  codec: "codec",
+  sampler: "sample",
+} as const satisfies Record<string, HookName>;
 type LoadingHook = (typeof ROLES)[keyof typeof ROLES];
 
 /** A component and who loads it. */
@@ -29,7 +32,11 @@ export interface Pipeline {
   readonly digest: Digest;
   /** One or two text encoders, in the order in which the family takes them. */
   readonly texts: readonly Component[];
+  /** What image-to-video networks also read their image through. */
+  readonly image?: Component;
   readonly family: Component;
+  /** The second of two denoisers: it works below the flow time `from`, the first one at and above it. */
+  readonly family2?: Component & { readonly from: number };
   readonly codec: Component;
   readonly sampler: Component;
   readonly defaults: Partial<SampleDefaults>;
@@ -37,6 +44,8 @@ export interface Pipeline {
 
 const Index = z.record(z.string(), z.unknown());
 const Entry = z.tuple([z.string().nullable(), z.string().nullable()]);
+/** What diffusers keeps beside the components of a pipeline with two denoisers. */
+const Boundary = z.object({ boundary_ratio: z.number().min(0).max(1).nullish() });
 const Ours = z.object({ defaults: SampleDefaults.partial().default({}) });
 
 /** Opens a folder, or an artefact by digest. Reads JSON only. */
@@ -55,21 +64,39 @@ export async function openPipeline(model: string, ctx: Context): Promise<Pipelin
     throw new WaverError(
       "checkpoint_invalid",
       `${folder}: model_index.json names ${found.length === 0 ? `no ${what}` : `${found.map(([name]) => name).join(" and ")}, and one ${what} can be used`}`,
+      role === "family" && found.length === 2
+        ? { hint: "two denoisers need a boundary_ratio in model_index.json" }
+        : {},
     );
   };
-  const texts = parts(/^text_encoder(_\d+)?$/).sort(([a], [b]) => (a < b ? -1 : 1));
+  const inOrder = (pattern: RegExp) => parts(pattern).sort(([a], [b]) => (a < b ? -1 : 1));
+  const texts = inOrder(/^text_encoder(_\d+)?$/);
+  const images = parts(/^image_encoder$/);
+  const [, second] = entries.boundary === undefined ? [] : inOrder(/^transformer(_\d+)?$/);
   return {
     folder,
     digest: asDigest.success ? asDigest.data : await folderContentDigest(folder, ctx),
     texts: texts.map((entry) => component(folder, entry, ROLES.text, ctx)),
-    family: one("denoiser", "family", /^transformer(_\d+)?$/),
+    ...(images.length === 0 ? {} : { image: one("image encoder", "image", /^image_encoder$/) }),
+    ...(second === undefined
+      ? { family: one("denoiser", "family", /^transformer(_\d+)?$/) }
+      : {
+          family: one("denoiser", "family", /^transformer$/),
+          family2: { ...component(folder, second, ROLES.family, ctx), from: entries.boundary as number },
+        }),
     codec: one("VAE", "codec", /^vae$/),
     sampler: one("scheduler", "sampler", /^scheduler$/),
     defaults: entries.defaults,
   };
 }
 
-function readIndex(folder: string): { components: Record<string, string | null>; defaults: Partial<SampleDefaults> } {
+interface Entries {
+  readonly components: Record<string, string | null>;
+  readonly boundary?: number;
+  readonly defaults: Partial<SampleDefaults>;
+}
+
+function readIndex(folder: string): Entries {
   const path = join(folder, "model_index.json");
   if (!existsSync(folder))
     throw new WaverError("checkpoint_missing", `there is no model at ${folder}`, {
@@ -87,17 +114,19 @@ function readIndex(folder: string): { components: Record<string, string | null>;
   }
   const index = Index.safeParse(json);
   const ours = Ours.safeParse(index.data?.["_waver"] ?? {});
-  if (!index.success || !ours.success)
+  const boundary = Boundary.safeParse(json);
+  if (!index.success || !ours.success || !boundary.success)
     throw new WaverError(
       "checkpoint_invalid",
-      `${path}: ${z.prettifyError((index.error ?? ours.error) as z.ZodError)}`,
+      `${path}: ${z.prettifyError((index.error ?? ours.error ?? boundary.error) as z.ZodError)}`,
     );
   const components: Record<string, string | null> = {};
   for (const [name, value] of Object.entries(index.data)) {
     const entry = Entry.safeParse(value);
     if (entry.success) components[name] = entry.data[1];
   }
-  return { components, defaults: ours.data.defaults };
+  const { boundary_ratio } = boundary.data;
+  return { components, ...(boundary_ratio == null ? {} : { boundary: boundary_ratio }), defaults: ours.data.defaults };
 }
 
 function component(folder: string, [name, className]: [string, string], hook: LoadingHook, ctx: Context): Component {

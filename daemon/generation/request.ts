@@ -22,6 +22,9 @@ const Fields = z.strictObject({
   }),
   image: z.string().optional().meta({ description: "first frame", format: "path", media: "image" }),
   lastImage: z.string().optional().meta({ description: "last frame", format: "path", media: "image" }),
+  imageFit: z.enum(["stretch", "cover"]).default("stretch").meta({
+    description: "an image of another shape than the video: stretched, as diffusers does, or its middle kept",
+  }),
   width: count.optional().meta({ description: "pixels; the model's own size when absent" }),
   height: count.optional().meta({ description: "pixels; the model's own size when absent" }),
   numFrames: count.optional().meta({ description: "1 + a multiple of the codec's stride in time; 1 makes an image" }),
@@ -50,6 +53,12 @@ const Fields = z.strictObject({
     .array(z.string().min(1).meta({ format: "path" }))
     .default([])
     .meta({ description: "LoRA files, each PATH or PATH:WEIGHT; several add up" }),
+  lora2: z
+    .array(z.string().min(1).meta({ format: "path" }))
+    .optional()
+    .meta({
+      description: "the same for the second of two denoisers, which works on less noise; those of lora when absent",
+    }),
   output: z.string().optional().meta({ description: "folder for the results, or the file when there is one result" }),
   metadata: z.boolean().default(true).meta({ description: "store the recipe in the file" }),
   keepFrames: z.boolean().default(false).meta({ description: "also keep the frames before encoding, as safetensors" }),
@@ -141,6 +150,25 @@ export function taskOf({ task, image, lastImage }: GenerateInput, numFrames: num
   if (natural !== "t2i" && numFrames === 1)
     throw new WaverError("invalid_input", `task ${natural} needs more than one frame`, { hint: "raise numFrames" });
   return natural;
+}
+
+/** Refuses what this checkpoint does not do, saying what to change. */
+export function checkTask(task: Task, tasks: readonly Task[], className: string): void {
+  if (tasks.includes(task)) return;
+  const what = `this ${className} checkpoint`;
+  const takesImages = tasks.includes("i2v") || tasks.includes("interpolate");
+  const refuse = (message: string, hint: string): never => {
+    throw new WaverError("invalid_input", message, { hint });
+  };
+  if (task === "interpolate" && tasks.includes("i2v"))
+    refuse(`${what} can be given a first frame and no last one`, "leave lastImage out");
+  if (task === "i2v" && tasks.includes("interpolate"))
+    refuse(`${what} goes from a first to a last frame`, "give lastImage as well");
+  if (task === "i2v" || task === "interpolate")
+    refuse(`${what} makes video from text only`, "leave image out, or use an image-to-video checkpoint");
+  if (takesImages && !tasks.includes("t2v"))
+    refuse(`${what} continues an image`, `give ${tasks.includes("i2v") ? "image" : "image and lastImage"}`);
+  refuse(`${className} does not do ${task}`, `it does ${tasks.join(", ")}`);
 }
 
 /** The first of these that says: the request, the model's folder, the family. */

@@ -21,15 +21,20 @@ export const generate = defineOperation({
   slots: {
     sampler: { hook: "sample", summary: "integrates the flow; the model's own scheduler when absent", optional: true },
     guide: { hook: "guide", summary: "how the prompt is enforced", default: { id: "cfg" } },
+    guide2: {
+      hook: "guide",
+      summary: "the same for the second of two denoisers, which works on less noise; guide's own when absent",
+      optional: true,
+    },
   },
-  reads: ({ model, promptFile, image, lastImage, latents, lora }) =>
+  reads: ({ model, promptFile, image, lastImage, latents, lora, lora2 = [] }) =>
     [
       model,
       promptFile,
       image,
       lastImage,
       latents?.replace(/#[^#/]*$/, ""),
-      ...lora.map((text) => adapterSpec(text).path),
+      ...[...lora, ...lora2].map((text) => adapterSpec(text).path),
     ]
       .filter((path) => path !== undefined)
       .filter((path) => !Digest.safeParse(path).success),

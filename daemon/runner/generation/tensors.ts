@@ -19,8 +19,9 @@ import {
   type Codec,
   type Conditioning,
   type Denoiser,
-  type DenoiserInput,
   type FrameBatch,
+  type ImageEncoder,
+  type KnownFrames,
   type SampleRequest,
   WaverError,
 } from "../../../plugins/index.ts";
@@ -99,28 +100,46 @@ export const placedFrames = (
     return cat([...parts, ...blank(numFrames - next)], 2);
   });
 
-/** What the network is told about known frames, the same for every row of a batch. Takes `frames` over. */
+/** Tokens [1 I D] of a picture in its own size. */
+export function encodePicture(encoder: ImageEncoder, { data, width, height }: FrameBatch, device: string): Tensor {
+  return noGrad(() =>
+    scope(() => {
+      const pixels = tensor(data).view([1, height, width, 3]).permute([0, 3, 1, 2]).contiguous();
+      const tokens = encoder.encode(pixels.to({ device }));
+      assertFinite(tokens, "the image encoder");
+      return tokens;
+    }),
+  );
+}
+
+/** Tokens of several pictures one after the other, the same for every row of a batch: [1 I D] each -> [B I' D]. */
+export const joinTokens = (tokens: readonly Tensor[], batch: number): Tensor =>
+  scope(() => cat(tokens, 1).repeat([batch, 1, 1]));
+
+/** What the network is told about known frames: [1 ..]. Takes `frames` over. */
 export function knownFrames(
   family: Denoiser,
   codec: Codec,
   frames: Tensor,
   isKnown: readonly boolean[],
-  batch: number,
   device: string,
-): Known {
+): KnownFrames {
   try {
     return noGrad(() =>
       scope(() => {
         const one = (family.condition as NonNullable<Denoiser["condition"]>)(frames.to(device), isKnown, codec);
         assertFinite(one.latents, "encoding the known frames");
-        return { latents: one.latents.repeat([batch, 1, 1, 1, 1]), mask: one.mask.repeat([batch, 1, 1, 1, 1]) };
+        return one;
       }),
     );
   } finally {
     frames.dispose();
   }
 }
-type Known = NonNullable<DenoiserInput["known"]>;
+
+/** The same for every row of a batch: [1 ..] -> [B ..]. */
+export const repeatKnown = ({ latents, mask }: KnownFrames, batch: number): KnownFrames =>
+  scope(() => ({ latents: latents.repeat([batch, 1, 1, 1, 1]), mask: mask.repeat([batch, 1, 1, 1, 1]) }));
 
 /** Texts of a batch, each [1 L D], as one: rows padded with zeros to the longest, or to `length`. Belongs to the caller. */
 export function joinTexts(texts: readonly Conditioning[], length?: number): Conditioning {

@@ -1,0 +1,67 @@
+/**
+ * The networks that denoise one sample: one, or two that share the flow time between them. Of two, one at a time is in
+ * use, so that the other may be evicted where memory is short.
+ */
+import { type Denoiser, type DenoiserInput, type Used, WaverError } from "../../plugins/index.ts";
+import type { Adapted } from "./adapters.ts";
+import type { Component, Pipeline } from "./pipeline.ts";
+
+/** The first denoiser of a model, or the second. */
+export type Which = 0 | 1;
+
+interface How {
+  open(component: Component): Promise<Used<"family">>;
+  /** Small weights that ride on a network just loaded. */
+  adapt(network: Denoiser, which: Which): Promise<Adapted>;
+}
+
+interface Held {
+  readonly which: Which;
+  readonly use: Used<"family">;
+  readonly network: Denoiser;
+  forward(input: DenoiserInput): ReturnType<Denoiser["forward"]>;
+}
+
+export class Experts {
+  readonly #model: Pipeline;
+  readonly #how: How;
+  #held: Held | undefined;
+  #isSelected = false;
+
+  constructor(model: Pipeline, how: How) {
+    this.#model = model;
+    this.#how = how;
+  }
+
+  /** The one in use; the first where none is yet. What they share (latents, text, conditions) either can say. */
+  async any(): Promise<Denoiser> {
+    return (this.#held ?? (await this.#take(0))).network;
+  }
+
+  /** Makes the one for a flow time the one in use. */
+  async select(t: number): Promise<void> {
+    const { family2 } = this.#model;
+    this.#isSelected = true;
+    await this.#take(family2 !== undefined && t < family2.from ? 1 : 0);
+  }
+
+  /** What `select` chose; `forward` is the network's with its adapters on. */
+  get current(): Pick<Held, "which" | "forward"> {
+    if (this.#held !== undefined && (this.#isSelected || this.#model.family2 === undefined)) return this.#held;
+    throw new WaverError("needs_unmet", "this sampler does not announce its steps, as a model of two denoisers needs", {
+      hint: "pick another sampler",
+    });
+  }
+
+  async #take(which: Which): Promise<Held> {
+    if (this.#held?.which === which) return this.#held;
+    this.#held?.use[Symbol.dispose]();
+    this.#held = undefined;
+    const { family, family2 } = this.#model;
+    const use = await this.#how.open(which === 1 && family2 !== undefined ? family2 : family);
+    const network = await use({});
+    const adapted = await this.#how.adapt(network, which);
+    this.#held = { which, use, network, forward: (input) => adapted(() => network.forward(input)) };
+    return this.#held;
+  }
+}
