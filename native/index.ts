@@ -9,6 +9,7 @@ export { Generator } from "./generator.ts";
 export * from "./nn/index.ts";
 export * from "./ops.ts";
 export * from "./optim/index.ts";
+export * from "./parallel/index.ts";
 export type { Operand } from "./pointwise.ts";
 export { type MatmulPolicy, matmulPolicy, withMatmulDtype } from "./precision.ts";
 export * from "./runtime.ts";

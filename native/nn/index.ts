@@ -1,4 +1,5 @@
 export * from "./attention.ts";
+export { type BlockPolicy, throughBlocks, withBlockPolicy } from "./blocks.ts";
 export { KVCache } from "./cache.ts";
 export * from "./decoder.ts";
 export * from "./fused.ts";
@@ -20,3 +21,12 @@ export {
   ropeAxes,
   ropeTable,
 } from "./rope.ts";
+export {
+  overTokens,
+  type TokenPattern,
+  type TokenPolicy,
+  type TokenSpread,
+  type TokenWindows,
+  tokenAttention,
+  withTokenPolicy,
+} from "./tokens.ts";

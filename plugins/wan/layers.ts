@@ -17,6 +17,7 @@ import {
   scaledDotProductAttention,
   splitHeads,
   type Tensor,
+  tokenAttention,
 } from "../../native/index.ts";
 import type { WanConfig } from "./params.ts";
 
@@ -63,7 +64,10 @@ export class Attention extends Module {
     const turn = (t: Tensor): Tensor =>
       to.rope === undefined ? t : applyRopeInterleaved(t, to.rope.cos, to.rope.sin, "BHSD");
     const [q, k, v] = [turn(this.#split(normQ)), turn(this.#split(normK)), this.#split(this.to_v.forward(context))];
-    let seen = mergeHeads(scaledDotProductAttention(q, k, v));
+    let seen =
+      to.text === undefined
+        ? tokenAttention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).flatten(2)
+        : mergeHeads(scaledDotProductAttention(q, k, v));
     if (
       to.image !== undefined &&
       this.add_k_proj !== undefined &&

@@ -13,11 +13,13 @@ import {
   Linear,
   Module,
   normalInit,
+  overTokens,
   type Parameter,
   type RopeTable,
   rope3d,
   scope,
   type Tensor,
+  throughBlocks,
   zerosInit,
 } from "../../native/index.ts";
 import { Block, FeedForward, modulate, plainNorm, type Tap } from "./layers.ts";
@@ -144,21 +146,30 @@ export class WanTransformer extends Module {
       const modulation = time_proj.forward(vec.silu());
       tap("condition_embedder.time_proj", timestep.ndim === 1 ? modulation.squeeze(1) : modulation);
       const shared = {
-        time: modulation.unflatten(-1, [6, -1]),
         text: seen("condition_embedder.text_embedder", text_embedder.forward(text.to(dtype))),
         image:
           image === undefined || image_embedder === undefined
             ? undefined
             : seen("condition_embedder.image_embedder", image_embedder.forward(image.to(dtype))),
-        rope,
       };
 
-      let x = patches.flatten(2).transpose(1, 2); // [B S D]
-      for (const [i, block] of this.blocks.entries())
-        x = seen(
-          `blocks.${i}`,
-          block.forward(x, shared, (name, value) => tap(`blocks.${i}.${name}`, value)),
-        );
+      const x = overTokens(
+        {
+          tokens: [patches.flatten(2).transpose(1, 2), 1], // [B S D]
+          cos: [rope.cos, 0],
+          sin: [rope.sin, 0],
+          time: [modulation.unflatten(-1, [6, -1]), timestep.ndim === 1 ? null : 1],
+        },
+        ({ tokens, cos, sin, time }) =>
+          throughBlocks(this.blocks, tokens, (block, x, i) =>
+            seen(
+              `blocks.${i}`,
+              block.forward(x, { ...shared, time, rope: { cos, sin } }, (name, value) =>
+                tap(`blocks.${i}.${name}`, value),
+              ),
+            ),
+          ),
+      );
 
       const [shift, scale] = this.scale_shift_table.add(vec.unsqueeze(2).to("float32")).unbind(2) as [Tensor, Tensor];
       const out = modulate(seen("norm_out", plainNorm(x, this.#config.eps)), shift, scale).to(dtype);

@@ -15,13 +15,14 @@ import {
   normRope,
   RMSNorm,
   type RopeTable,
-  scaledDotProductAttention,
   type Tensor,
+  type TokenWindows,
   tensor,
+  tokenAttention,
   zerosInit,
 } from "../../native/index.ts";
 import { MLP_RATIO, TIME_FEATURES, type WaverParams } from "./params.ts";
-import type { LayerKind, WindowGroup } from "./windows.ts";
+import type { LayerKind } from "./windows.ts";
 
 /** Every norm of the network. */
 const EPS = 1e-6;
@@ -36,7 +37,7 @@ export interface Shared {
   /** Keys that are real tokens, bool [B 1 1 Lt + Lv]; null when all are. */
   readonly mask: Tensor | null;
   /** Windows of the layer kinds that have them; token numbers int64. */
-  readonly windows: Readonly<Partial<Record<LayerKind, readonly (WindowGroup & { readonly index: Tensor })[]>>>;
+  readonly windows: Readonly<Partial<Record<LayerKind, readonly TokenWindows[]>>>;
 }
 
 interface Modulation {
@@ -62,48 +63,13 @@ function modulations(mod: Linear, vec: Tensor, n: number): Modulation[] {
 }
 
 /** q, k, v [B L h d] of joint tokens -> [B L D]. Each text token attends to everything, a video token to its window and all text. */
-export function attention(
+export const attention = (
   q: Tensor,
   k: Tensor,
   v: Tensor,
   kind: LayerKind,
   { numText, mask, windows }: Pick<Shared, "numText" | "mask" | "windows">,
-): Tensor {
-  const attend = (q: Tensor, k: Tensor, v: Tensor, mask: Tensor | null): Tensor =>
-    scaledDotProductAttention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), { mask }).transpose(1, 2);
-  const groups = windows[kind];
-  if (groups === undefined) return attend(q, k, v, mask).flatten(2);
-
-  const [B, L, heads, d] = q.shape as [number, number, number, number];
-  const video = (x: Tensor): Tensor => x.narrow(1, numText, L - numText);
-  let out = video(q).mul(0);
-  for (const { index, numWindows: n, length } of groups) {
-    // [B Lv h d] -> [B*n length h d], and with the text of the sample in front of every window
-    const inWindows = (x: Tensor): Tensor =>
-      video(x)
-        .indexSelect(1, index)
-        .reshape([B * n, length, heads, d]);
-    const withText = (x: Tensor): Tensor =>
-      cat(
-        [
-          x
-            .narrow(1, 0, numText)
-            .unsqueeze(1)
-            .expand([B, n, numText, heads, d])
-            .reshape([B * n, numText, heads, d]),
-          inWindows(x),
-        ],
-        1,
-      );
-    const windowMask = mask?.narrow(-1, 0, numText + length).repeatInterleave(n, 0) ?? null;
-    out = out.indexAdd(
-      1,
-      index,
-      attend(inWindows(q), withText(k), withText(v), windowMask).reshape([B, n * length, heads, d]),
-    );
-  }
-  return cat([attend(q.narrow(1, 0, numText), k, v, mask), out], 1).flatten(2);
-}
+): Tensor => tokenAttention(q, k, v, { prefix: numText, mask, windows: windows[kind] }).flatten(2);
 
 abstract class Heads extends Module {
   readonly q_norm: RMSNorm;

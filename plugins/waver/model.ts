@@ -13,10 +13,13 @@ import {
   matmulPolicy,
   normalInit,
   ones,
+  overTokens,
   type Parameter,
+  type RopeTable,
   rope3d,
   type Tensor,
   tensor,
+  throughBlocks,
   zeros,
 } from "../../native/index.ts";
 import { WaverError } from "../errors.ts";
@@ -134,20 +137,25 @@ export class WaverTransformer extends Module {
     const patches = this.#patchify(cat([latents, known.latents, known.mask], 1).to(dtype), grid);
     let video = tap("tokens", tap("patch_embed", this.patch_embed.forward(patches)).add(this.#positions(grid)));
     const textInput = this.text.forward(input);
-    let text = tap("text", textInput.states);
+    const text = tap("text", textInput.states);
     const vec = tap("vec", this.time.forward(timeFeatures(input.t).to(dtype)));
 
-    const shared = this.#shared(vec, grid, textInput.mask, taps);
-    this.dual.forEach((block, i) => {
-      [video, text] = block.forward(video, text, this.#kinds[i]!, shared);
-      tap(`dual.${i}.video`, video);
-      tap(`dual.${i}.text`, text);
+    const rope = rope3d(grid, this.params.head_dim, this.params.rope_theta, vec.device); // axes (t, h, w) take (44, 42, 42) of 128
+    taps?.set("rope_cos", rope.cos).set("rope_sin", rope.sin);
+    const fixed = this.#shared(vec, grid, textInput.mask);
+    video = overTokens({ video: [video, 1], cos: [rope.cos, 0], sin: [rope.sin, 0] }, (local) => {
+      const shared = { ...fixed, rope: ropes(local, text.size(1)) };
+      let streams: [Tensor, Tensor] = [local.video, text];
+      streams = throughBlocks(this.dual, streams, (block, [video, text], i) => {
+        [video, text] = block.forward(video, text, this.#kinds[i]!, shared);
+        return [tap(`dual.${i}.video`, video), tap(`dual.${i}.text`, text)];
+      });
+      const tokens = throughBlocks(this.single, cat(streams.toReversed(), 1), (block, x, i) =>
+        tap(`single.${i}`, block.forward(x, this.#kinds[this.dual.length + i]!, shared)),
+      );
+      return tokens.narrow(1, text.size(1), local.video.size(1));
     });
-    let tokens = cat([text, video], 1);
-    this.single.forEach((block, i) => {
-      tokens = tap(`single.${i}`, block.forward(tokens, this.#kinds[this.dual.length + i]!, shared));
-    });
-    return this.#unpatchify(this.out.forward(tokens.narrow(1, text.size(1), video.size(1)), vec), grid);
+    return this.#unpatchify(this.out.forward(video, vec), grid);
   }
 
   #grid(latents: Tensor): Grid {
@@ -197,20 +205,13 @@ export class WaverTransformer extends Module {
       .flatten(0, 2);
   }
 
-  #shared(vec: Tensor, grid: Grid, textMask: Tensor, taps: Map<string, Tensor> | undefined): Shared {
-    const { head_dim: d, rope_theta: theta, window } = this.params;
+  #shared(vec: Tensor, grid: Grid, textMask: Tensor): Omit<Shared, "rope"> {
+    const { window } = this.params;
     const [B, numText] = textMask.shape as [number, number];
     const device = vec.device;
-    const rope = rope3d(grid, d, theta, device); // axes (t, h, w) take (44, 42, 42) of 128
-    taps?.set("rope_cos", rope.cos).set("rope_sin", rope.sin);
-    const still = [numText, d / 2];
     const real = textMask.to("bool");
     return {
       vec,
-      rope: {
-        video: rope,
-        joint: { cos: cat([ones(still, { device }), rope.cos], 0), sin: cat([zeros(still, { device }), rope.sin], 0) },
-      },
       numText,
       mask: real.all().item()
         ? null
@@ -234,4 +235,14 @@ export class WaverTransformer extends Module {
       ),
     };
   }
+}
+
+/** The video's table, and that of [text, video], where text is turned by nothing. */
+function ropes(video: RopeTable, numText: number): Shared["rope"] {
+  const { device } = video.cos;
+  const still = [numText, video.cos.size(1)];
+  return {
+    video,
+    joint: { cos: cat([ones(still, { device }), video.cos], 0), sin: cat([zeros(still, { device }), video.sin], 0) },
+  };
 }

@@ -1,0 +1,82 @@
+/**
+ * Weights in parts: between its turns a block keeps 1/N of its weights on each of N ranks; they are gathered before it runs
+ * and dropped after it (ZeRO-3 without gradients; Wan 4.3, Model Sharding Strategy). Loading still needs room for the whole
+ * network once; a block is cut after its first turn.
+ */
+import { noGrad } from "../autograd.ts";
+import type { ProcessGroup } from "../dist.ts";
+import { type DType, itemSize } from "../dtype.ts";
+import type { BlockPolicy } from "../nn/blocks.ts";
+import type { Module } from "../nn/module.ts";
+import type { Parameter } from "../nn/parameter.ts";
+import { cat, zeros } from "../ops.ts";
+import { keep, scope } from "../scope.ts";
+import type { Tensor } from "../tensor.ts";
+
+/** Weights of one dtype of a block, and this rank's part of them in a row. */
+interface Shard {
+  readonly parameters: readonly Parameter[];
+  readonly part: Tensor;
+}
+
+export class ShardedWeights implements BlockPolicy, Disposable {
+  readonly #group: ProcessGroup;
+  readonly #shards = new Map<Module, readonly Shard[]>();
+
+  constructor(group: ProcessGroup) {
+    this.#group = group;
+  }
+
+  /** Bytes that this rank keeps of the blocks that were cut. */
+  get bytes(): number {
+    return [...this.#shards.values()].flat().reduce((sum, { part }) => sum + part.numel * itemSize(part.dtype), 0);
+  }
+
+  before(block: Module): void {
+    const shards = this.#shards.get(block);
+    if (shards === undefined) return;
+    noGrad(() =>
+      scope(() => {
+        for (const { parameters, part } of shards) {
+          const whole = this.#group.allGather(part);
+          let at = 0;
+          for (const p of parameters) {
+            p.materialise(whole.narrow(0, at, p.declaredNumel).view(p.declaredShape));
+            at += p.declaredNumel;
+          }
+        }
+      }),
+    );
+  }
+
+  after(block: Module): void {
+    if (!this.#shards.has(block)) this.#shards.set(block, this.#cut(block));
+    for (const [, p] of block.namedWeights()) p.dispose();
+  }
+
+  /** Forgets the network: whose it was, disposes of it. */
+  [Symbol.dispose](): void {
+    for (const { part } of [...this.#shards.values()].flat()) part.dispose();
+    this.#shards.clear();
+  }
+
+  #cut(block: Module): Shard[] {
+    const { rank, size } = this.#group;
+    const byType = Map.groupBy(
+      Array.from(block.namedWeights(), ([, p]) => p),
+      (p): DType => p.dtype,
+    );
+    return [...byType.values()].map((parameters) =>
+      noGrad(() =>
+        scope(() => {
+          const flat = parameters.map((p) => p.detach().flatten());
+          const numel = parameters.reduce((sum, p) => sum + p.declaredNumel, 0);
+          const each = Math.ceil(numel / size);
+          const { dtype, device } = parameters[0] as Parameter;
+          const even = cat([...flat, zeros([each * size - numel], { dtype, device })]);
+          return { parameters, part: keep(even.narrow(0, rank * each, each).clone()) };
+        }),
+      ),
+    );
+  }
+}

@@ -1,0 +1,53 @@
+/** Networks know nothing of ranks, and give on several of them what they give on one. */
+import { describe, expect, test } from "bun:test";
+import { onRanks } from "../support/ranks.ts";
+import type { NetworkCase } from "./networks.ts";
+
+interface Compared {
+  readonly largest: number;
+  readonly otherKernels: number;
+  readonly spread: number;
+  readonly sharded: number;
+  readonly kept: number;
+}
+
+/** As golden/README.md: 16 times what other kernels change, at least 16 roundings of float32 at the largest value. */
+const limit = ({ largest, otherKernels }: Compared): number => 16 * Math.max(otherKernels, 2 ** -24 * largest);
+
+async function holds(ranks: number, of: NetworkCase): Promise<Compared[]> {
+  const all = await onRanks<Compared>(ranks, "test/ranks/networks.ts", "compare", of);
+  for (const each of all) {
+    expect(each.largest).toBeGreaterThan(0.1);
+    expect(each.spread).toBeLessThanOrEqual(limit(each));
+    expect(each.sharded).toBeLessThanOrEqual(limit(each));
+  }
+  return all;
+}
+
+describe("wan", () => {
+  test("2 ranks, Ulysses", () => holds(2, { network: "wan", heads: 2, size: [3, 6, 10], batch: 2, mode: "ulysses" }));
+  test("4 ranks, 3 heads: Ring", () => holds(4, { network: "wan", heads: 3, size: [3, 6, 10], batch: 1 }));
+  test("4 ranks, 2 heads: both; a time a token", () =>
+    holds(4, { network: "wan", heads: 2, size: [2, 6, 10], batch: 2, tokenTimes: true }));
+});
+
+describe("waver", () => {
+  test("2 ranks, Ulysses, padded text of two encoders", () =>
+    holds(2, { network: "waver", heads: 2, size: [3, 6, 10], batch: 2, mode: "ulysses" }));
+  test("4 ranks, 3 heads: Ring", () => holds(4, { network: "waver", heads: 3, size: [3, 6, 10], batch: 2 }));
+  test("the refiner's windows on 2 ranks, Ulysses", () =>
+    holds(2, { network: "refiner", heads: 2, size: [4, 8, 12], batch: 2 }));
+  test("the refiner's windows on 3 ranks, Ring", () =>
+    holds(3, { network: "refiner", heads: 2, size: [3, 10, 6], batch: 2, mode: "ring" }));
+});
+
+describe("weights in parts", () => {
+  test("each of 2 ranks keeps half of a Wan's blocks", async () => {
+    for (const { kept } of await holds(2, { network: "wan", heads: 2, size: [2, 4, 6], batch: 1, shard: true }))
+      expect(kept).toBeCloseTo(1 / 2, 2);
+  });
+  test("each of 4 ranks keeps a quarter of a Waver's blocks", async () => {
+    for (const { kept } of await holds(4, { network: "waver", heads: 2, size: [2, 4, 6], batch: 1, shard: true }))
+      expect(kept).toBeCloseTo(1 / 4, 2);
+  });
+});

@@ -1,0 +1,113 @@
+/** What networks.test.ts runs in every rank: whole networks over spread tokens, and with their weights in parts. */
+import {
+  Generator,
+  Mesh,
+  normal_,
+  randn,
+  type SequenceMode,
+  SequenceParallel,
+  ShardedWeights,
+  scope,
+  type Tensor,
+  tensor,
+  withBlockPolicy,
+  withoutFusion,
+  withTokenPolicy,
+} from "../../native/index.ts";
+import { WanTransformer } from "../../plugins/wan/model.ts";
+import { WanConfig } from "../../plugins/wan/params.ts";
+import { fresh } from "../../plugins/waver/checkpoint.ts";
+import { WaverParams } from "../../plugins/waver/params.ts";
+import type { Rank, RankCases } from "../support/ranks.ts";
+
+export interface NetworkCase {
+  readonly network: "wan" | "waver" | "refiner";
+  readonly heads: number;
+  /** Latent frames, rows, columns. */
+  readonly size: readonly [number, number, number];
+  readonly batch: number;
+  readonly mode?: SequenceMode;
+  readonly ulysses?: number;
+  readonly replicas?: number;
+  /** A time a token, as in Wan 2.2. */
+  readonly tokenTimes?: boolean;
+  /** Also cut the weights: the same forward twice, before and after. */
+  readonly shard?: boolean;
+}
+
+type Network = Disposable & { readonly forward: () => Tensor; readonly blockBytes: () => number };
+
+function build(of: NetworkCase, generator: Generator): Network {
+  const [T, H, W] = of.size;
+  const draw = (...shape: number[]): Tensor => randn(shape, { generator });
+  if (of.network === "wan") {
+    const config = WanConfig.parse({
+      ...{ num_attention_heads: of.heads, attention_head_dim: 12, in_channels: 4, out_channels: 4, text_dim: 10 },
+      ...{ ffn_dim: 48, num_layers: 3 },
+    });
+    const net = new WanTransformer(config).init(generator);
+    for (const p of net.parameters()) normal_(p, 0, 0.2, generator);
+    const tokens = T * Math.floor(H / 2) * Math.floor(W / 2);
+    const [latents, text] = [draw(of.batch, 4, T, H, W), draw(of.batch, 7, 10)];
+    const timestep = of.tokenTimes === true ? draw(of.batch, tokens).abs().mul(500) : draw(of.batch).abs().mul(500);
+    return {
+      forward: () => net.forward({ latents, timestep, text }),
+      blockBytes: () => net.blocks.reduce((sum, block) => sum + block.bytes("float32"), 0),
+      [Symbol.dispose]: () => net.dispose(),
+    };
+  }
+  const params = WaverParams.parse({
+    ...{ num_dual: 2, num_single: 3, num_heads: of.heads, head_dim: 12, in_channels: 12, out_channels: 4 },
+    ...{ patch_size: [1, 2, 2], t5_dim: 10, qwen_dim: 6, pos_sizes: [8, 8, 8] },
+    window: of.network === "refiner" ? { kind: "count" } : null,
+  });
+  const net = fresh(params, 1);
+  for (const p of net.parameters()) normal_(p, 0, 0.2, generator);
+  const features = (length: number, dim: number, real: number) => ({
+    states: draw(of.batch, length, dim),
+    mask: tensor(Array.from({ length: of.batch }, (_, b) => Array.from({ length }, (_, i) => b === 0 || i < real))),
+  });
+  const [latents, known] = [draw(of.batch, 4, T, H, W), draw(of.batch, 8, T, H, W)];
+  const input = {
+    latents,
+    known: { latents: known.narrow(1, 0, 4), mask: known.narrow(1, 4, 4) },
+    t: draw(of.batch).sigmoid(),
+    t5: features(5, 10, 2),
+    qwen: features(4, 6, 3),
+  };
+  return {
+    forward: () => net.forward(input),
+    blockBytes: () => [...net.dual, ...net.single].reduce((sum, block) => sum + block.bytes("float32"), 0),
+    [Symbol.dispose]: () => net.dispose(),
+  };
+}
+
+export const cases = {
+  /**
+   * Largest distances from the whole forward: of spread tokens, of the same sums in another order (other kernels), and the
+   * largest value. With `shard` also of the forward whose weights are gathered, and the part of the blocks this rank keeps.
+   */
+  compare: ({ store, world }: Rank, of: NetworkCase) => {
+    using generator = new Generator(11);
+    using mesh = new Mesh(store, world, of.replicas);
+    return scope(() => {
+      using net = build(of, generator);
+      const whole = net.forward();
+      const far = (other: Tensor): number => other.sub(whole).abs().max().item();
+      const spread = (): Tensor =>
+        withTokenPolicy(new SequenceParallel(mesh, { mode: of.mode, ulysses: of.ulysses }), net.forward);
+      const result = {
+        largest: whole.abs().max().item(),
+        otherKernels: far(withoutFusion(net.forward)),
+        spread: far(spread()),
+        sharded: 0,
+        kept: 1,
+      };
+      if (of.shard !== true) return result;
+      using weights = new ShardedWeights(mesh.sequence);
+      withBlockPolicy(weights, spread);
+      const kept = weights.bytes / net.blockBytes();
+      return { ...result, sharded: far(withBlockPolicy(weights, spread)), kept };
+    });
+  },
+} satisfies RankCases;
