@@ -1,6 +1,7 @@
 /** The public door of the plugin contract, exported as `waver/plugin`. */
 export { z } from "zod";
 export * from "./define.ts";
+export { meanOfFrames } from "./embedding.ts";
 export * from "./errors.ts";
 export { HOOK_API, type Hook, type HookName, hooks, type In, type Mode, type Out, type Traits } from "./hooks.ts";
 export { readPreprocessor } from "./preprocessor.ts";

@@ -1,7 +1,7 @@
 // Images as vision networks take them: resized, cut and normalised, in torchvision's arithmetic.
 import { EngineError } from "../errors.ts";
 import { interpolate, pad } from "../functional.ts";
-import { tensor } from "../ops.ts";
+import { fromBytes, tensor } from "../ops.ts";
 import { scope } from "../scope.ts";
 import type { Tensor } from "../tensor.ts";
 
@@ -14,6 +14,17 @@ export interface ImageSettings {
   /** What a grey level is multiplied by. */
   readonly rescale: number | null;
   readonly normalize: { readonly mean: readonly number[]; readonly std: readonly number[] } | null;
+}
+
+/** Packed RGB frames, as decoders give them -> uint8 [B 3 H W] on the CPU. */
+export function packedImages({ data, count, height, width }: PackedImages): Tensor {
+  return scope(() => fromBytes(data, "uint8", [count, height, width, 3]).permute([0, 3, 1, 2]).contiguous());
+}
+export interface PackedImages {
+  readonly data: Uint8Array;
+  readonly count: number;
+  readonly height: number;
+  readonly width: number;
 }
 
 /**

@@ -5,7 +5,7 @@ export * from "./decoder.ts";
 export * from "./fused.ts";
 export { withoutFusion } from "./fusion.ts";
 export * from "./generate.ts";
-export { type ImageSettings, preprocessImages } from "./images.ts";
+export { type ImageSettings, type PackedImages, packedImages, preprocessImages } from "./images.ts";
 export * from "./init.ts";
 export * from "./layers.ts";
 export { Adaptable, fused, type LowRank, withLowRank } from "./lowrank.ts";

@@ -1,5 +1,5 @@
 /** CLIP: image and text in one space, and the image encoder of Wan's image-to-video. */
-import { definePlugin, provide, WaverError, z } from "../index.ts";
+import { definePlugin, meanOfFrames, provide, WaverError, z } from "../index.ts";
 
 const dtype = z.enum(["float32", "bfloat16"]).optional().describe("precision of the weights; as stored when absent");
 const options = z.strictObject({
@@ -69,10 +69,7 @@ export default definePlugin({
         const { ClipImages } = await import("./images.ts");
         return ClipImages.load(weightsAt(path), { dtype, device: ctx.device });
       },
-      async run({ frames }, { state, ctx }) {
-        const { embedFrames } = await import("./images.ts");
-        return embedFrames(state, frames, ctx);
-      },
+      run: ({ frames }, { state, ctx }) => meanOfFrames(frames, (batch) => state.sumOf(batch), ctx),
     }),
   ],
   async setup({ config }) {
