@@ -5,6 +5,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
+import type { Context } from "./define.ts";
 import { WaverError } from "./errors.ts";
 
 /** A JSON file of a checkpoint folder, by a schema. `whose` says what the folder should be. */
@@ -82,7 +83,6 @@ export const DecoderConfig = z
     if (kind !== "default" && kind !== "mrope") refuse(`positions of type ${kind} are not supported, only the default`);
     if (rope_theta === undefined) refuse("rope_theta is missing");
     return {
-      model_type,
       vocab_size: config.vocab_size,
       hidden_size,
       intermediate_size: config.intermediate_size,
@@ -112,11 +112,50 @@ export const GenerationConfig = z.looseObject({
   top_p: z.number().positive().nullish(),
   repetition_penalty: z.number().positive().nullish(),
 });
-export type GenerationConfig = z.output<typeof GenerationConfig>;
+/** With `stop`, the tokens that end an answer. */
+export type Generation = z.output<typeof GenerationConfig> & { readonly stop: readonly number[] };
 
 /** `generation_config.json`, or the end token of `config.json` where that file is absent. */
-export function readGeneration(folder: string): GenerationConfig & { readonly stop: readonly number[] } {
+export function readGeneration(folder: string): Generation {
   const name = existsSync(join(folder, "generation_config.json")) ? "generation_config.json" : "config.json";
   const config = readJson(folder, name, GenerationConfig, "a language model");
   return { ...config, stop: [config.eos_token_id ?? []].flat() };
+}
+
+/** Options of every provider that lets a language model write. */
+export const writingOptions = {
+  maxTokens: z.int().positive().default(400).describe("most tokens of an answer"),
+  seed: z.int().nonnegative().default(0).describe("equal seeds give equal answers"),
+  temperature: z.number().min(0).max(2).optional().describe("0: the best token; the model's own when absent"),
+  topK: z.int().positive().optional().describe("only so many of the best tokens; the model's own when absent"),
+  topP: z.number().positive().max(1).optional().describe("only the best tokens of this probability together"),
+  repetitionPenalty: z.number().positive().optional().describe("above 1: says less of what was said"),
+};
+export type WritingOptions = z.output<z.ZodObject<typeof writingOptions>>;
+
+/** How tokens are chosen: what the request says, else what the checkpoint's makers say. */
+export function choiceOf(
+  options: WritingOptions,
+  { do_sample, temperature, top_k, top_p, repetition_penalty }: Generation,
+): { temperature: number; topK: number | undefined; topP: number | undefined; repetitionPenalty: number } {
+  return {
+    temperature: options.temperature ?? (do_sample === true ? (temperature ?? 1) : 0),
+    topK: options.topK ?? (top_k || undefined),
+    topP: options.topP ?? top_p ?? undefined,
+    repetitionPenalty: options.repetitionPenalty ?? repetition_penalty ?? 1,
+  };
+}
+
+/** Follows the writing of one answer to its end; cancelled within a token. */
+export async function written(
+  steps: Iterable<readonly (number | null)[]>,
+  { stop }: Generation,
+  ctx: Context,
+): Promise<number[]> {
+  const tokens: number[] = [];
+  for (const [token] of steps) {
+    if (token != null && !stop.includes(token)) tokens.push(token);
+    await ctx.breathe();
+  }
+  return tokens;
 }

@@ -46,7 +46,8 @@ export function chooseTokens(logits: Tensor, rows: readonly (readonly number[])[
         tail.narrow(-1, -1, 1).fill_(0); // the best one stays
         scores = scores.maskedFill(tail.scatter(-1, order, tail), Number.NEGATIVE_INFINITY);
       }
-      return multinomial(scores.softmax(-1), 1, false, generator).flatten().toNumbers();
+      // where the generator is: equal seeds give equal texts on every device
+      return multinomial(scores.softmax(-1).to(generator.device), 1, false, generator).flatten().toNumbers();
     }),
   );
 }
@@ -133,6 +134,8 @@ export function* generate(
         const states = model.decoder.forward(x, { positions, real: mask, cache });
         const logits = model.head(states.select(1, -1));
         observe?.(logits);
+        if (Number.isNaN(logits.max().item()))
+          throw new EngineError("numeric_invalid", "the language model's scores are not numbers", "try dtype float32");
         return chooseTokens(logits, rows, choice);
       }),
     );

@@ -11,6 +11,7 @@ export * from "./layers.ts";
 export { Adaptable, fused, type LowRank, withLowRank } from "./lowrank.ts";
 export { type LoadOptions, Module, type WeightSource } from "./module.ts";
 export { Parameter } from "./parameter.ts";
+export { type PatchGrid, type PatchSettings, patchify, smartResize } from "./patches.ts";
 export {
   applyRopeHalves,
   applyRopeInterleaved,
@@ -19,6 +20,7 @@ export {
   type RopeTable,
   rope3d,
   ropeAxes,
+  ropeOfPatches,
   ropeTable,
 } from "./rope.ts";
 export {

@@ -40,6 +40,20 @@ export function ropeTable(positions: ArrayLike<number>, dim: number, theta = 100
   return fromAngles(angles, freq.length, device);
 }
 
+/** Tables for patches at (row, column), [N, headDim / 2]: half of a head's frequencies turn with each. */
+export function ropeOfPatches(
+  { rows, columns }: { readonly rows: ArrayLike<number>; readonly columns: ArrayLike<number> },
+  headDim: number,
+  theta = 10000,
+  device?: Device,
+): RopeTable {
+  return scope(() => {
+    const y = ropeTable(rows, headDim / 2, theta, device);
+    const x = ropeTable(columns, headDim / 2, theta, device);
+    return { cos: cat([y.cos, x.cos], -1), sin: cat([y.sin, x.sin], -1) };
+  });
+}
+
 /** How a head's channels are shared between time, height and width: Wan's split (d - 4 floor(d/6), 2 floor(d/6), same). */
 export function ropeAxes(headDim: number): [number, number, number] {
   const side = 2 * Math.floor(headDim / 6);

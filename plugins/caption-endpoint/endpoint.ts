@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import type { Context } from "../define.ts";
 import { WaverError } from "../errors.ts";
+import { spreadFrames } from "../frames.ts";
 import type { Caption, ClipFrames, FrameBatch } from "../types.ts";
 
 export interface Endpoint {
@@ -22,8 +23,6 @@ export interface AskOptions {
   readonly cache?: string | undefined;
 }
 
-/** Frames held while they are chosen: clips are ten seconds at most, but a caller may send more. */
-const MAX_HELD = 256;
 /** Bytes of an answer that are read: captions are a few hundred words. */
 const MAX_ANSWER = 1 << 20;
 
@@ -42,7 +41,7 @@ export async function captionFrom(
       hint: "set WAVER_ENDPOINT_URL and WAVER_ENDPOINT_MODEL, or `endpoint` in the configuration file",
     });
   }
-  const frames = await chosen(input.frames, options.maxFrames);
+  const frames = await spreadFrames(input.frames, options.maxFrames);
   if (frames.length === 0) throw new WaverError("media_too_short", "a clip without frames cannot be captioned");
   const images = await Promise.all(frames.map(jpeg));
   const body = bodyOf(images, endpoint, options, input.clip.end - input.clip.start);
@@ -62,33 +61,6 @@ async function remember(folder: string, path: string, text: string): Promise<voi
   const temporary = `${path}.${crypto.randomUUID()}.tmp`;
   await writeFile(temporary, JSON.stringify(text));
   await rename(temporary, path);
-}
-
-/** Frames spread evenly over the stream; the stream is thinned as it goes, so that long ones stay in bounds. */
-async function chosen(frames: AsyncIterable<FrameBatch>, count: number): Promise<FrameBatch[]> {
-  let held: FrameBatch[] = [];
-  let stride = 1;
-  let seen = 0;
-  for await (const batch of frames) {
-    const size = batch.data.length / batch.count;
-    for (let i = 0; i < batch.count; i++, seen++) {
-      if (seen % stride !== 0) continue;
-      held.push({
-        ...batch,
-        data: batch.data.slice(i * size, (i + 1) * size),
-        count: 1,
-        times: [batch.times[i] as number],
-      });
-      if (held.length < MAX_HELD) continue;
-      held = held.filter((_, index) => index % 2 === 0);
-      stride *= 2;
-    }
-  }
-  if (held.length <= count) return held;
-  return Array.from(
-    { length: count },
-    (_, i) => held[count === 1 ? 0 : Math.round((i * (held.length - 1)) / (count - 1))] as FrameBatch,
-  );
 }
 
 async function jpeg(frame: FrameBatch): Promise<string> {

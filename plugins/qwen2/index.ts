@@ -1,5 +1,6 @@
 /** Qwen2.5: the second text encoder of Waver, and a model that rewrites prompts on this machine. */
 import { definePlugin, provide, WaverError, z } from "../index.ts";
+import { writingOptions } from "../language.ts";
 import { MAX_TOKENS } from "./params.ts";
 
 const config = z.strictObject({
@@ -58,12 +59,7 @@ export default definePlugin({
       options: z.strictObject({
         path: z.string().optional().describe("folder of a Qwen2 or Llama chat model, for instance Qwen2.5 or SmolLM2"),
         instruction: z.string().optional().describe("instead of the two built in, for 5 and for 10 seconds"),
-        maxTokens: z.int().positive().default(400).describe("most tokens of an answer"),
-        seed: z.int().nonnegative().default(0).describe("equal seeds give equal answers"),
-        temperature: z.number().min(0).max(2).optional().describe("0: the best token; the model's own when absent"),
-        topK: z.int().positive().optional(),
-        topP: z.number().positive().max(1).optional(),
-        repetitionPenalty: z.number().positive().optional(),
+        ...writingOptions,
         dtype,
         cache: z
           .string()

@@ -2,24 +2,18 @@
 import { createHash } from "node:crypto";
 import { mkdir, readFile, rename, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type Choice, type Device, type DType, Generator } from "../../native/index.ts";
+import { type Device, type DType, Generator } from "../../native/index.ts";
 import { BpeTokenizer } from "../bpe.ts";
 import { ChatTemplate } from "../chat.ts";
 import { type Context, type Prompt, WaverError, z } from "../index.ts";
-import { type GenerationConfig, readGeneration } from "../language.ts";
+import { choiceOf, type Generation, readGeneration, type WritingOptions, written } from "../language.ts";
 import { loadModel } from "./checkpoint.ts";
 import { instructionFor } from "./instructions.ts";
 import type { CausalLM } from "./model.ts";
 import { readConfig, tokenizerFolder } from "./params.ts";
 
-export interface RewriteOptions {
+export interface RewriteOptions extends WritingOptions {
   readonly instruction?: string | undefined;
-  readonly maxTokens: number;
-  readonly seed: number;
-  readonly temperature?: number | undefined;
-  readonly topK?: number | undefined;
-  readonly topP?: number | undefined;
-  readonly repetitionPenalty?: number | undefined;
   readonly cache?: string | undefined;
 }
 
@@ -28,7 +22,7 @@ export class Rewriter implements Disposable {
   readonly #model: CausalLM;
   readonly #tokenizer: BpeTokenizer;
   readonly #template: ChatTemplate;
-  readonly #generation: GenerationConfig & { readonly stop: readonly number[] };
+  readonly #generation: Generation;
   readonly #maxPositions: number;
 
   constructor(folder: string, settings: { device: Device; dtype?: DType | undefined }) {
@@ -43,7 +37,7 @@ export class Rewriter implements Disposable {
 
   async rewrite(prompt: Prompt, options: RewriteOptions, ctx: Context): Promise<Prompt> {
     const instruction = options.instruction ?? instructionFor(prompt.seconds);
-    const choice = this.#choice(options);
+    const choice = choiceOf(options, this.#generation);
     const key = await this.#key([instruction, prompt.text, choice, options.maxTokens, options.seed]);
     const cache = options.cache ?? join(ctx.workDir, "rewrites");
     const path = join(cache, `${key}.json`);
@@ -60,7 +54,7 @@ export class Rewriter implements Disposable {
   async #answer(
     instruction: string,
     text: string,
-    choice: Omit<Choice, "generator">,
+    choice: ReturnType<typeof choiceOf>,
     { maxTokens, seed }: RewriteOptions,
     ctx: Context,
   ): Promise<string> {
@@ -75,29 +69,11 @@ export class Rewriter implements Disposable {
         `the prompt to be rewritten has ${ids.length} tokens with its instruction, and ${maxTokens} are kept for the answer; the model takes ${this.#maxPositions}`,
         { hint: "shorten the prompt, or lower maxTokens" },
       );
-    const { stop } = this.#generation;
     using generator = new Generator(seed);
-    const answer: number[] = [];
-    for (const [token] of this.#model.generate([ids], { ...choice, generator, maxTokens, stop })) {
-      if (token != null && !stop.includes(token)) answer.push(token);
-      ctx.progress(answer.length, maxTokens, "rewrite");
-      await ctx.breathe();
-    }
-    const written = plain(this.#tokenizer.decode(answer));
-    if (written === "") ctx.log("rewrite_empty", { prompt: text });
-    return written === "" ? text : written;
-  }
-
-  /** What the request says, else what the checkpoint's makers say. */
-  #choice(options: RewriteOptions): Omit<Choice, "generator"> {
-    const { do_sample, temperature, top_k, top_p, repetition_penalty } = this.#generation;
-    const { topK = top_k ?? undefined, topP = top_p ?? undefined } = options;
-    return {
-      temperature: options.temperature ?? (do_sample === false ? 0 : (temperature ?? 1)),
-      ...(topK === undefined || topK === 0 ? {} : { topK }),
-      ...(topP === undefined ? {} : { topP }),
-      repetitionPenalty: options.repetitionPenalty ?? repetition_penalty ?? 1,
-    };
+    const steps = this.#model.generate([ids], { ...choice, generator, maxTokens, stop: this.#generation.stop });
+    const answer = plain(this.#tokenizer.decode(await written(steps, this.#generation, ctx)));
+    if (answer === "") ctx.log("rewrite_empty", { prompt: text });
+    return answer === "" ? text : answer;
   }
 
   /** Of everything that the answer follows from; a checkpoint is known by its place and the time of its configuration. */
