@@ -50,6 +50,9 @@ export interface Addon {
   allocatedBytes(): number;
   peakBytes(): number;
   resetPeakBytes(): void;
+  outlinedBytes(): number;
+  outlinedPeakBytes(): number;
+  resetOutlinedPeakBytes(): void;
   deviceCount(): number;
   cudaMemory(index: number): { allocated: number; reserved: number; peak: number } | null;
   setCacheLimit(bytes: number): void;

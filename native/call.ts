@@ -23,6 +23,8 @@ export type Value = Tensor | number | boolean | string | null | Value[];
 
 /** Sees every operator called inside `withInterceptor`: tracing, profiling and counting are each one of these. */
 export interface Interceptor {
+  /** Answers in the operator's place, unless undefined; the innermost that does is heard. */
+  instead?(op: Schema, args: readonly Arg[]): Value | undefined;
   before?(op: Schema, args: readonly Arg[]): void;
   after?(op: Schema, args: readonly Arg[], result: Value): void;
 }
@@ -124,7 +126,11 @@ function intercepted(op: Schema, args: readonly Arg[]): Value {
   quietly(() => {
     for (const l of layers) l.before?.(op, args);
   });
-  const result = dispatch(op, args);
+  let answer: Value | undefined;
+  quietly(() => {
+    for (const l of layers.toReversed()) answer ??= l.instead?.(op, args);
+  });
+  const result = answer ?? dispatch(op, args);
   quietly(() => {
     for (const l of layers.toReversed()) l.after?.(op, args, result);
   });

@@ -1,5 +1,6 @@
 // Whether a fused kernel may stand in for its composition.
 import { needsGraph } from "../precision.ts";
+import { meantBy } from "../standin.ts";
 import type { Tensor } from "../tensor.ts";
 
 let fusion = true;
@@ -14,7 +15,8 @@ export function withoutFusion<T>(fn: () => T): T {
   }
 }
 
-const known = (x: Tensor): boolean => fusion && (x.dtype === "float32" || x.dtype === "bfloat16") && x.device === "cpu";
+const known = (x: Tensor): boolean =>
+  fusion && (x.dtype === "float32" || x.dtype === "bfloat16") && meantBy(x.device) === "cpu";
 
 /** @internal A CPU kernel without a gradient may stand in: no graph is recorded and it knows the dtype. */
 export function fusible(x: Tensor, ...others: (Tensor | null | undefined)[]): boolean {

@@ -90,6 +90,7 @@ export class Module implements Disposable {
       for (const [name, p] of this.namedWeights()) {
         p.label = name;
         scope(() => {
+          if (device === "meta") return p.materialise(empty(p.declaredShape, { dtype, device })); // nothing is drawn
           const t = empty(p.declaredShape);
           p.init(t, generator);
           p.materialise(t.to({ dtype, device }));

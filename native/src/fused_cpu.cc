@@ -146,7 +146,9 @@ Tensor geluTanh(const Tensor& x) {
 
 Tensor geluTanhMeta(const Tensor& x) { return at::empty(x.sizes(), x.options()); }
 Tensor normRopeMeta(const Tensor& x, const OptTensor&, const OptTensor&, const OptTensor&, int64_t, double) { return at::empty(x.sizes(), x.options()); }
-std::tuple<Tensor, Tensor> gatedNormMeta(const Tensor& x, const OptTensor&, const OptTensor&, const OptTensor&, const OptTensor&, bool, double) { return {at::empty_like(x), at::empty_like(x)}; }
+std::tuple<Tensor, Tensor> gatedNormMeta(const Tensor& x, const OptTensor& y, const OptTensor&, const OptTensor&, const OptTensor&, bool norm, double) {
+  return {y ? at::empty_like(x) : at::alias(x), norm ? at::empty_like(x) : at::empty({0}, x.options())};
+}
 Tensor l2NormSiluMeta(const Tensor& x, const Tensor&, double, bool) { return at::empty_like(x); }
 
 }  // namespace

@@ -104,6 +104,31 @@ struct Counting final : c10::Allocator {
   void copy_data(void* dest, const void* src, size_t n) const override { default_copy_data(dest, src, n); }
 };
 
+// Tensors on the device `meta` have shapes and no data: what they would take is counted, which is how a run is planned.
+std::atomic<int64_t> outlined{0}, outlinedPeak{0};
+void forget(void* size) {
+  if (!size) return;
+  outlined.fetch_sub(*static_cast<int64_t*>(size), std::memory_order_relaxed);
+  delete static_cast<int64_t*>(size);
+}
+struct Outlining final : c10::Allocator {
+  at::DataPtr allocate(size_t n) override {
+    auto* size = new int64_t(static_cast<int64_t>(n));
+    int64_t now = outlined.fetch_add(*size, std::memory_order_relaxed) + *size;
+    int64_t before = outlinedPeak.load(std::memory_order_relaxed);
+    while (now > before && !outlinedPeak.compare_exchange_weak(before, now, std::memory_order_relaxed)) {
+    }
+    return {nullptr, size, &forget, at::Device(at::DeviceType::Meta)};
+  }
+  void copy_data(void*, const void*, size_t) const override {}
+};
+napi_value Outlined(napi_env env, napi_callback_info) { return mk(env, static_cast<double>(outlined.load())); }
+napi_value OutlinedPeak(napi_env env, napi_callback_info) { return mk(env, static_cast<double>(outlinedPeak.load())); }
+napi_value ResetOutlinedPeak(napi_env, napi_callback_info) {
+  outlinedPeak.store(outlined.load());
+  return nullptr;
+}
+
 napi_value SetCacheLimit(napi_env env, napi_callback_info info) {
   Args a(env, info);
   double n = num(env, a.v[0]);
@@ -147,6 +172,8 @@ napi_value EmptyCache(napi_env, napi_callback_info) {
 void countAllocations() {
   static auto* counting = new Counting();
   SetCPUAllocator(counting, 100);
+  static auto* outlining = new Outlining();
+  c10::SetAllocator(at::DeviceType::Meta, outlining, 100);
 }
 double allocatedBytes() { return static_cast<double>(current.load()); }
 
@@ -155,6 +182,9 @@ void registerMemory(napi_env env, napi_value e) {
   define(env, e, "allocatedBytes", guarded<Allocated>);
   define(env, e, "peakBytes", guarded<Peak>);
   define(env, e, "resetPeakBytes", guarded<ResetPeak>);
+  define(env, e, "outlinedBytes", guarded<Outlined>);
+  define(env, e, "outlinedPeakBytes", guarded<OutlinedPeak>);
+  define(env, e, "resetOutlinedPeakBytes", guarded<ResetOutlinedPeak>);
   define(env, e, "deviceCount", guarded<DeviceCount>);
   define(env, e, "cudaMemory", guarded<CudaMemory>);
   define(env, e, "setCacheLimit", guarded<SetCacheLimit>);

@@ -1,0 +1,67 @@
+import { expect, test } from "bun:test";
+import { empty, ones } from "../ops.ts";
+import { outline } from "../outline.ts";
+import { allocatedBytes, peakBytes, resetPeakBytes } from "../runtime.ts";
+import { liveTensors, scope } from "../scope.ts";
+import type { Tensor } from "../tensor.ts";
+import { chain } from "./chain.ts";
+
+/** Adds one by way of three tensors. */
+const block = (x: Tensor): Tensor => x.mul(2).add(2).div(2);
+const blocks = Array.from({ length: 8 }, () => block);
+
+test("memory does not grow with the number of blocks", () => {
+  using x = ones([1 << 18]);
+  const [before, alive] = [allocatedBytes(), liveTensors()];
+  resetPeakBytes();
+  scope(() => {
+    const y = chain(blocks, x, (block, x) => block(x));
+    expect(y.mean().item()).toBe(9);
+  });
+  // what goes in, what comes out, and two between
+  expect((peakBytes() - before) / (4 << 18)).toBeLessThan(5);
+  expect(liveTensors()).toBe(alive);
+  expect(x.disposed).toBe(false);
+});
+
+test("what is tapped stays, and so does a tensor that a block hands on", () => {
+  using x = ones([2]);
+  scope(() => {
+    const seen: Tensor[] = [];
+    const last = chain(
+      blocks,
+      x,
+      (block, x) => {
+        const y = block(x);
+        seen.push(y);
+        return y;
+      },
+      { keep: true },
+    );
+    expect(seen.map((y) => y.toNumbers()[0])).toEqual([2, 3, 4, 5, 6, 7, 8, 9]);
+    const pair = chain<typeof block, [Tensor, Tensor]>(blocks, [x, last], (block, [a, same]) => [block(a), same]);
+    expect(pair.map((y) => y.toNumbers()[0])).toEqual([9, 9]);
+  });
+});
+
+test("gradients go through as if nothing had been freed", () => {
+  using x = ones([3]).requiresGrad_();
+  scope(() =>
+    chain(blocks, x, (_, x) => x.mul(x).add(0))
+      .sum()
+      .backward(),
+  );
+  expect(x.grad?.toNumbers()).toEqual([256, 256, 256]);
+});
+
+test("an outline sees the same peak as the run", () => {
+  using x = ones([1 << 16]);
+  using shape = empty([1 << 16], { device: "meta" });
+  const before = allocatedBytes();
+  resetPeakBytes();
+  scope(() => void chain(blocks, x, (block, x) => block(x)));
+  const peak = peakBytes() - before;
+  const planned = outline("cpu", () => void chain(blocks, shape, (block, x) => block(x))).peakBytes;
+  // the run also makes scalars
+  expect(Math.abs(planned - peak)).toBeLessThan(64);
+});

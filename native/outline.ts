@@ -1,0 +1,132 @@
+// What a computation would take, by shapes alone: it runs on the device `meta`, whose tensors have no data.
+import { addon } from "./addon.ts";
+import { noGrad } from "./autograd.ts";
+import { type Arg, type Value, withInterceptor } from "./call.ts";
+import { bytesMoved, flopsOf, kindOf, type Rates } from "./cost.ts";
+import type { DType } from "./dtype.ts";
+import { empty } from "./ops.ts";
+import { scope } from "./scope.ts";
+import { standingFor } from "./standin.ts";
+import { type Device, Tensor } from "./tensor.ts";
+
+/** One operator's part. */
+interface Part {
+  readonly kind: keyof Rates["flops"] | null;
+  readonly dtype: DType;
+  readonly flops: number;
+  readonly bytes: number;
+}
+
+export interface Outline<T> {
+  readonly result: T;
+  /** Of matrix products, convolutions and attention: 2mnk a product. */
+  readonly flops: number;
+  /** Most that tensors made meanwhile took at once; weights and whatever was there before are not counted. */
+  readonly peakBytes: number;
+  /** On a machine of these rates: each operator takes as long as its arithmetic or its memory traffic, whichever is more. */
+  seconds(rates: Rates): number;
+}
+
+/** Runs `fn` on tensors without data, as if they lay on `device`. Tensors in its result are the caller's (or its scope's). */
+export function outline<T>(device: Device, fn: () => T): Outline<T> {
+  const parts: Part[] = [];
+  const native = addon();
+  const before = native.outlinedBytes();
+  native.resetOutlinedPeakBytes();
+  const result = standingFor(device, () =>
+    withInterceptor(
+      {
+        instead: (op, args) => (isOutlined(args) ? SHAPES[op.name]?.(args) : undefined),
+        after(op, args, made) {
+          const dtype = (tensorsOf([made as Arg])[0] ?? tensorsOf(args)[0])?.dtype ?? "float32";
+          parts.push({ kind: kindOf(op), dtype, flops: flopsOf(op, args, made), bytes: bytesMoved(op, args, made) });
+        },
+      },
+      () => scope(() => noGrad(fn)),
+    ),
+  );
+  return {
+    result,
+    flops: parts.reduce((sum, part) => sum + part.flops, 0),
+    peakBytes: native.outlinedPeakBytes() - before,
+    seconds: (rates) =>
+      parts.reduce((sum, { kind, dtype, flops, bytes }) => {
+        const product = kind === null ? 0 : flops / rates.flops[kind](dtype);
+        return sum + rates.callSeconds + Math.max(product, bytes / rates.bytes);
+      }, 0),
+  };
+}
+
+/** Bytes of all tensors without data that are alive. */
+export const outlinedBytes = (): number => addon().outlinedBytes();
+
+const tensorsOf = (args: readonly Arg[]): Tensor[] =>
+  args.flatMap((arg) => (arg instanceof Tensor ? [arg] : Array.isArray(arg) ? tensorsOf(arg as readonly Arg[]) : []));
+const isOutlined = (args: readonly Arg[]): boolean => tensorsOf(args).some((t) => t.device === "meta");
+
+// ---- operators that libtorch cannot run on `meta` without Python: what they return ----
+
+const made = (shape: readonly number[], like: Tensor, dtype: DType = like.dtype): Tensor =>
+  empty(shape, { dtype, device: "meta" });
+const same = ([x]: readonly Arg[]): Tensor => made((x as Tensor).shape, x as Tensor);
+
+function convolved([x, w, , stride, padding, dilation]: readonly Arg[]): Tensor {
+  const [input, weight] = [x as Tensor, w as Tensor];
+  const axes = weight.ndim - 2;
+  const each = (given: Arg, fallback: number): number[] =>
+    Array.isArray(given)
+      ? given.length === 1
+        ? Array<number>(axes).fill(given[0] as number)
+        : (given as number[])
+      : Array<number>(axes).fill(typeof given === "number" ? given : fallback);
+  const [s, p, d] = [each(stride, 1), each(padding, 0), each(dilation, 1)];
+  const sides = Array.from({ length: axes }, (_, i) => {
+    const reach = (d[i] as number) * (weight.size(2 + i) - 1) + 1;
+    return Math.floor((input.size(-axes + i) + 2 * (p[i] as number) - reach) / (s[i] as number)) + 1;
+  });
+  return made([...input.shape.slice(0, -axes - 1), weight.size(0), ...sides], input);
+}
+
+/** The kernels write tokens before heads, and the sums of rows beside them. */
+function attended([q, , v]: readonly Arg[]): Tensor {
+  const [query, value] = [q as Tensor, v as Tensor];
+  const shape = [...query.shape.slice(0, -1), value.size(-1)];
+  if (shape.length !== 4) return made(shape, query);
+  const [B, H, S, d] = shape as [number, number, number, number];
+  made([B, H, S], query, "float32");
+  return made([B, S, H, d], query).transpose(1, 2);
+}
+
+function broadcast(args: readonly Arg[]): Tensor {
+  const [condition, ...values] = tensorsOf(args);
+  const all = [condition as Tensor, ...values];
+  const ndim = Math.max(...all.map((t) => t.ndim));
+  const shape = Array.from({ length: ndim }, (_, i) =>
+    all.reduce((side, t) => (t.ndim < ndim - i ? side : Math.max(side, t.size(i - ndim))), 1),
+  );
+  return made(shape, values[0] ?? (condition as Tensor));
+}
+
+function indexed([x, dim, index]: readonly Arg[]): Tensor {
+  const source = x as Tensor;
+  const axis = (dim as number) < 0 ? (dim as number) + source.ndim : (dim as number);
+  return made(
+    source.shape.map((side, i) => (i === axis ? (index as Tensor).numel : side)),
+    source,
+  );
+}
+
+const SHAPES: Readonly<Record<string, (args: readonly Arg[]) => Value>> = {
+  "aten::conv1d": convolved,
+  "aten::conv2d": convolved,
+  "aten::conv3d": convolved,
+  "aten::layer_norm": same,
+  "aten::group_norm": same,
+  "aten::scaled_dot_product_attention": attended,
+  "aten::embedding": ([weight, ids]) => made([...(ids as Tensor).shape, (weight as Tensor).size(-1)], weight as Tensor),
+  "aten::index_select": indexed,
+  "aten::index_add": same,
+  "aten::where.self": broadcast,
+  "aten::where.ScalarOther": broadcast,
+  "aten::masked_fill.Scalar": same,
+};
