@@ -1,5 +1,5 @@
 /** A transformer's blocks, one after another, under what a policy does around each (weights gathered, dropped, prefetched). */
-import { scope } from "../scope.ts";
+import { scope, tensorsIn } from "../scope.ts";
 import type { Module } from "./module.ts";
 
 export interface BlockPolicy {
@@ -21,17 +21,32 @@ export function withBlockPolicy<T>(chosen: BlockPolicy | null, fn: () => T): T {
   }
 }
 
-/** carry -> step(block, carry, i) for every block in turn. */
+/**
+ * carry -> step(block, carry, i) for every block in turn. What a block makes on its way is freed when it is done, and what
+ * went into it too, unless the caller gave it or `keep` is set because somebody taps it. A graph holds on to what it needs
+ * by itself.
+ */
 export function throughBlocks<B extends Module, C>(
   blocks: readonly B[],
   carry: C,
   step: (block: B, carry: C, index: number) => C,
+  { keep = false }: { readonly keep?: boolean } = {},
 ): C {
   let current = carry;
   for (const [i, block] of blocks.entries()) {
     policy?.before(block, blocks[i + 1]);
-    current = step(block, current, i);
+    const next = scope(() => step(block, current, i));
+    if (!keep && i > 0) freeBut(current, next);
+    current = next;
     policy?.after(block);
   }
   return current;
+}
+
+function freeBut(before: unknown, after: unknown): void {
+  const staying = new Set<object>();
+  tensorsIn(after, (t) => staying.add(t));
+  tensorsIn(before, (t) => {
+    if (!staying.has(t)) t.dispose();
+  });
 }

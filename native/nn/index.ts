@@ -1,7 +1,6 @@
 export * from "./attention.ts";
 export { type BlockPolicy, throughBlocks, withBlockPolicy } from "./blocks.ts";
 export { KVCache } from "./cache.ts";
-export { chain } from "./chain.ts";
 export * from "./decoder.ts";
 export * from "./fused.ts";
 export { withoutFusion } from "./fusion.ts";

@@ -106,10 +106,11 @@ export class WanDenoiser implements Denoiser {
       this.#checkImage(image);
       const timestep = t.mul(this.convention.timeScale); // in the dtype of t: a float64 brings integers through
       const input = this.#known.input({ latents, timestep, known }, this.patch);
-      const wanted = new Set(taps === undefined ? [] : this.taps);
-      const velocity = this.module.forward({ ...input, text: text.states, image }, (name, value) => {
+      const wanted = new Set(this.taps);
+      const onTap = (name: string, value: Tensor): void => {
         if (wanted.has(name)) taps?.set(name, value);
-      });
+      };
+      const velocity = this.module.forward({ ...input, text: text.states, image }, taps && onTap);
       // taps leave with the result
       return { velocity: velocity.to(latents.dtype), taps };
     }).velocity;

@@ -126,8 +126,9 @@ export class WanTransformer extends Module {
   }
 
   /** -> velocity [B C' T h w]; sides that do not divide into patches are cut. */
-  forward({ latents, timestep, text, image }: WanInput, tap: Tap = () => undefined): Tensor {
+  forward({ latents, timestep, text, image }: WanInput, onTap?: Tap): Tensor {
     return scope(() => {
+      const tap: Tap = (name, value) => onTap?.(name, value);
       const seen = (name: string, value: Tensor): Tensor => {
         tap(name, value);
         return value;
@@ -161,13 +162,17 @@ export class WanTransformer extends Module {
           time: [modulation.unflatten(-1, [6, -1]), timestep.ndim === 1 ? null : 1],
         },
         ({ tokens, cos, sin, time }) =>
-          throughBlocks(this.blocks, tokens, (block, x, i) =>
-            seen(
-              `blocks.${i}`,
-              block.forward(x, { ...shared, time, rope: { cos, sin } }, (name, value) =>
-                tap(`blocks.${i}.${name}`, value),
+          throughBlocks(
+            this.blocks,
+            tokens,
+            (block, x, i) =>
+              seen(
+                `blocks.${i}`,
+                block.forward(x, { ...shared, time, rope: { cos, sin } }, (name, value) =>
+                  tap(`blocks.${i}.${name}`, value),
+                ),
               ),
-            ),
+            { keep: onTap !== undefined },
           ),
       );
 

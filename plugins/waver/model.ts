@@ -146,12 +146,21 @@ export class WaverTransformer extends Module {
     video = overTokens({ video: [video, 1], cos: [rope.cos, 0], sin: [rope.sin, 0] }, (local) => {
       const shared = { ...fixed, rope: ropes(local, text.size(1)) };
       let streams: [Tensor, Tensor] = [local.video, text];
-      streams = throughBlocks(this.dual, streams, (block, [video, text], i) => {
-        [video, text] = block.forward(video, text, this.#kinds[i]!, shared);
-        return [tap(`dual.${i}.video`, video), tap(`dual.${i}.text`, text)];
-      });
-      const tokens = throughBlocks(this.single, cat(streams.toReversed(), 1), (block, x, i) =>
-        tap(`single.${i}`, block.forward(x, this.#kinds[this.dual.length + i]!, shared)),
+      const keep = taps !== undefined;
+      streams = throughBlocks(
+        this.dual,
+        streams,
+        (block, [video, text], i) => {
+          [video, text] = block.forward(video, text, this.#kinds[i]!, shared);
+          return [tap(`dual.${i}.video`, video), tap(`dual.${i}.text`, text)];
+        },
+        { keep },
+      );
+      const tokens = throughBlocks(
+        this.single,
+        cat(streams.toReversed(), 1),
+        (block, x, i) => tap(`single.${i}`, block.forward(x, this.#kinds[this.dual.length + i]!, shared)),
+        { keep },
       );
       return tokens.narrow(1, text.size(1), local.video.size(1));
     });

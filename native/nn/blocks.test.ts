@@ -4,18 +4,23 @@ import { outline } from "../outline.ts";
 import { allocatedBytes, peakBytes, resetPeakBytes } from "../runtime.ts";
 import { liveTensors, scope } from "../scope.ts";
 import type { Tensor } from "../tensor.ts";
-import { chain } from "./chain.ts";
+import { throughBlocks } from "./blocks.ts";
+import { Module } from "./module.ts";
 
 /** Adds one by way of three tensors. */
-const block = (x: Tensor): Tensor => x.mul(2).add(2).div(2);
-const blocks = Array.from({ length: 8 }, () => block);
+class Block extends Module {
+  forward(x: Tensor): Tensor {
+    return x.mul(2).add(2).div(2);
+  }
+}
+const blocks = Array.from({ length: 8 }, () => new Block());
 
 test("memory does not grow with the number of blocks", () => {
   using x = ones([1 << 18]);
   const [before, alive] = [allocatedBytes(), liveTensors()];
   resetPeakBytes();
   scope(() => {
-    const y = chain(blocks, x, (block, x) => block(x));
+    const y = throughBlocks(blocks, x, (block, x) => block.forward(x));
     expect(y.mean().item()).toBe(9);
   });
   // what goes in, what comes out, and two between
@@ -28,18 +33,21 @@ test("what is tapped stays, and so does a tensor that a block hands on", () => {
   using x = ones([2]);
   scope(() => {
     const seen: Tensor[] = [];
-    const last = chain(
+    const last = throughBlocks(
       blocks,
       x,
       (block, x) => {
-        const y = block(x);
+        const y = block.forward(x);
         seen.push(y);
         return y;
       },
       { keep: true },
     );
     expect(seen.map((y) => y.toNumbers()[0])).toEqual([2, 3, 4, 5, 6, 7, 8, 9]);
-    const pair = chain<typeof block, [Tensor, Tensor]>(blocks, [x, last], (block, [a, same]) => [block(a), same]);
+    const pair = throughBlocks<Block, [Tensor, Tensor]>(blocks, [x, last], (block, [a, same]) => [
+      block.forward(a),
+      same,
+    ]);
     expect(pair.map((y) => y.toNumbers()[0])).toEqual([9, 9]);
   });
 });
@@ -47,7 +55,7 @@ test("what is tapped stays, and so does a tensor that a block hands on", () => {
 test("gradients go through as if nothing had been freed", () => {
   using x = ones([3]).requiresGrad_();
   scope(() =>
-    chain(blocks, x, (_, x) => x.mul(x).add(0))
+    throughBlocks(blocks, x, (_, x) => x.mul(x).add(0))
       .sum()
       .backward(),
   );
@@ -59,9 +67,9 @@ test("an outline sees the same peak as the run", () => {
   using shape = empty([1 << 16], { device: "meta" });
   const before = allocatedBytes();
   resetPeakBytes();
-  scope(() => void chain(blocks, x, (block, x) => block(x)));
+  scope(() => void throughBlocks(blocks, x, (block, x) => block.forward(x)));
   const peak = peakBytes() - before;
-  const planned = outline("cpu", () => void chain(blocks, shape, (block, x) => block(x))).peakBytes;
+  const planned = outline("cpu", () => void throughBlocks(blocks, shape, (block, x) => block.forward(x))).peakBytes;
   // the run also makes scalars
   expect(Math.abs(planned - peak)).toBeLessThan(64);
 });
