@@ -96,8 +96,18 @@ export class BpeTokenizer {
       throw new WaverError("checkpoint_missing", `${folder} holds no tokenizer.json`, {
         hint: "`tokenizer` names a folder with the tokenizer's fast form; vocab.json and merges.txt alone are not read",
       });
-    const text = readFileSync(path, "utf8");
-    const parsed = TokenizerFile.safeParse(JSON.parse(text));
+    return BpeTokenizer.parse(readFileSync(path, "utf8"), path);
+  }
+
+  /** The text of a tokenizer.json; `path` says where it came from. */
+  static parse(text: string, path: string): BpeTokenizer {
+    let json: unknown;
+    try {
+      json = JSON.parse(text);
+    } catch (cause) {
+      throw new WaverError("checkpoint_invalid", `${path} is not JSON`, { cause });
+    }
+    const parsed = TokenizerFile.safeParse(json);
     if (!parsed.success) throw new WaverError("checkpoint_invalid", `${path}: ${z.prettifyError(parsed.error)}`);
     return new BpeTokenizer(text, parsed.data);
   }
