@@ -34,11 +34,20 @@ export interface Media {
   ): Readonly<Record<string, AsyncIterable<FrameBatch>>>;
   /** A still image as packed RGB, scaled to cover width x height when given. */
   image(path: string, size?: { width: number; height: number }): Promise<FrameBatch>;
-  /** H.264, yuv420p, faststart MP4 at `path`, published whole or not at all. `metadata` is stored as the file's comment. */
+  /**
+   * H.264, yuv420p, faststart MP4 at `path`, published whole or not at all. `metadata` is stored as the file's comment. With
+   * `minPsnr` the file decodes to the frames at so many decibels, larger and with colour for every pixel (yuv444p) if need be.
+   */
   writeVideo(
     path: string,
     frames: AsyncIterable<FrameBatch> | Iterable<FrameBatch>,
-    how: { fps: number; metadata?: Readonly<Record<string, unknown>>; crf?: number; signal?: AbortSignal },
+    how: {
+      fps: number;
+      metadata?: Readonly<Record<string, unknown>>;
+      crf?: number;
+      minPsnr?: number;
+      signal?: AbortSignal;
+    },
   ): Promise<void>;
   /** The recipe that `writeVideo` stored, or null. */
   readMetadata(path: string): Promise<Record<string, unknown> | null>;

@@ -146,6 +146,18 @@ describe("a published pipeline", () => {
       reference.tolerance.get("video") ?? {},
     );
     expect(verdict.ratio).toBeLessThanOrEqual(1);
+    // the file decodes to these frames at over 40 dB, random colours as they are
+    const view = { width: 48, height: 32, fit: "stretch", rate: "native", format: "rgb24", batch: 9 } as const;
+    let [squares, at] = [0, 0];
+    const size = 48 * 32;
+    for await (const { data } of ctx.media.frames(items[0]?.path as string, view))
+      for (const value of data) {
+        const [frame, pixel, channel] = [Math.floor(at / 3 / size), Math.floor(at / 3) % size, at % 3];
+        squares += (value - 255 * (video[(frame * 3 + channel) * size + pixel] as number)) ** 2;
+        at++;
+      }
+    expect(at).toBe(video.length);
+    expect(10 * Math.log10(255 ** 2 / (squares / at))).toBeGreaterThan(40);
     expect(await ctx.media.probe(items[0]?.path as string)).toMatchObject({
       width: 48,
       height: 32,

@@ -232,6 +232,7 @@ export class Generation implements Disposable {
     } else
       await ctx.media.writeVideo(made, video.frames, {
         fps,
+        minPsnr: request.minPsnr,
         signal: ctx.signal,
         ...(metadata === undefined ? {} : { metadata }),
       });

@@ -60,6 +60,10 @@ const Fields = z.strictObject({
       description: "the same for the second of two denoisers, which works on less noise; those of lora when absent",
     }),
   output: z.string().optional().meta({ description: "folder for the results, or the file when there is one result" }),
+  minPsnr: z.number().nonnegative().max(60).default(40).meta({
+    description:
+      "decibels at which the video file decodes to the frames at least; 0 keeps it small and 4:2:0, which plays everywhere",
+  }),
   metadata: z.boolean().default(true).meta({ description: "store the recipe in the file" }),
   keepFrames: z.boolean().default(false).meta({ description: "also keep the frames before encoding, as safetensors" }),
   keepLatents: z.boolean().default(false).meta({ description: "also keep the final latents, as safetensors" }),

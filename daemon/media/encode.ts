@@ -8,12 +8,15 @@ import { WaverError } from "../../plugins/errors.ts";
 import type { FrameBatch } from "../../plugins/types.ts";
 import { spawnChild } from "./child.ts";
 import { fileUrl, input, type Limits, quiet, rational } from "./ffmpeg.ts";
+import { encodeFaithfully, h264, LOSSLESS, type Run, tagged } from "./fidelity.ts";
 import { cancelled, diskFull, fileFacts, readFailure, throwIfCancelled, writeFailure } from "./verdict.ts";
 
 export interface WriteOptions {
   readonly fps: number;
   readonly metadata?: Readonly<Record<string, unknown>> | undefined;
   readonly crf?: number | undefined;
+  /** Least PSNR of what the file decodes to, to the frames, in decibels; larger files where it takes them. */
+  readonly minPsnr?: number | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -27,7 +30,7 @@ const CRF = 18;
 export async function writeVideoFile(
   program: string,
   path: string,
-  frames: Frames,
+  source: Frames,
   how: WriteOptions,
   limits: Limits,
 ): Promise<void> {
@@ -36,14 +39,23 @@ export async function writeVideoFile(
   const comment = how.metadata === undefined ? undefined : JSON.stringify(how.metadata);
   if (comment !== undefined && Buffer.byteLength(comment) > MAX_METADATA)
     throw new WaverError("too_large", `the metadata for ${name} is larger than ${MAX_METADATA} bytes`);
-  const source = Symbol.asyncIterator in frames ? frames[Symbol.asyncIterator]() : frames[Symbol.iterator]();
-  const temporary = join(dirname(target), `.${name}.${process.pid}-${crypto.randomUUID().slice(0, 8)}.tmp`);
+  const iterator = Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]();
+  const beside = (): string => join(dirname(target), `.${name}.${process.pid}-${crypto.randomUUID().slice(0, 8)}.tmp`);
+  const [temporary, exact] = [beside(), beside()];
   try {
-    const first = await source.next();
+    const first = await iterator.next();
     throwIfCancelled(how.signal);
     if (first.done) throw new WaverError("invalid_input", `${name} cannot be written: there are no frames`);
     await removeAbandoned(target);
-    await encode(program, temporary, target, first.value, source, { ...how, comment }, limits);
+    const plain = { chroma: "yuv420p", crf: how.crf ?? CRF } as const;
+    const { minPsnr = 0, fps, signal } = how;
+    const frames = { first: first.value, rest: iterator, fps };
+    const run = { program, target, limits, signal };
+    if (minPsnr === 0) await encode(run, frames, temporary, [...h264(plain), ...tagged(comment)]);
+    else {
+      await encode(run, frames, exact, LOSSLESS);
+      await encodeFaithfully(run, exact, temporary, tagged(comment), plain, minPsnr);
+    }
     await sync(temporary);
     await rename(temporary, target);
     await sync(dirname(target));
@@ -54,19 +66,20 @@ export async function writeVideoFile(
     if (code === "ENOSPC" || code === "EDQUOT") throw diskFull(name, error);
     throw error;
   } finally {
-    await source.return?.();
+    await rm(exact, { force: true });
+    await iterator.return?.();
   }
 }
 
-async function encode(
-  program: string,
-  temporary: string,
-  target: string,
-  first: FrameBatch,
-  rest: AsyncIterator<FrameBatch> | Iterator<FrameBatch>,
-  how: WriteOptions & { readonly comment: string | undefined },
-  limits: Limits,
-): Promise<void> {
+interface Stream {
+  readonly first: FrameBatch;
+  readonly rest: AsyncIterator<FrameBatch> | Iterator<FrameBatch>;
+  readonly fps: number;
+}
+
+/** Frames into a file, as `output` says. */
+async function encode(run: Run, { first, rest, fps }: Stream, path: string, output: readonly string[]): Promise<void> {
+  const { program, target, limits, signal } = run;
   const { width, height, format } = first;
   // 4:2:0 has one colour sample for 2 x 2 pixels: an odd side is extended by repeating its last line.
   const even = { width: width + (width % 2), height: height + (height % 2) };
@@ -83,45 +96,20 @@ async function encode(
     "-s",
     `${even.width}x${even.height}`,
     "-framerate",
-    rational(how.fps),
+    rational(fps),
     "-i",
     "pipe:0",
-    // Without these the matrix is a guess of each player; swscale's own default is BT.601, browsers assume 709 for HD.
-    "-vf",
-    "scale=flags=bicubic:out_color_matrix=bt709:out_range=tv,format=yuv420p",
-    "-colorspace",
-    "bt709",
-    "-color_primaries",
-    "bt709",
-    "-color_trc",
-    "bt709",
-    "-color_range",
-    "tv",
-    "-c:v",
-    "libx264",
-    "-preset",
-    "medium",
-    "-crf",
-    String(how.crf ?? CRF),
+    ...output,
     "-threads",
     String(limits.threads),
-    "-movflags",
-    "+faststart",
-    "-fflags",
-    "+bitexact",
-    "-flags:v",
-    "+bitexact",
-    ...(how.comment === undefined ? [] : ["-metadata", `comment=${how.comment}`]),
-    "-f",
-    "mp4",
-    fileUrl(temporary),
+    fileUrl(path),
   ];
   await using child = spawnChild(program, args, {
     limits,
     cpuSeconds: 24 * 3600,
     pipes: 1,
     stdin: true,
-    signal: how.signal,
+    signal,
   });
   const sink = child.stdin as Bun.FileSink;
   let ended = false;
@@ -138,7 +126,7 @@ async function encode(
     const bytes = even.width === width && even.height === height ? batch.data : extended(batch, even);
     if (ended || !(await delivered(sink, bytes, limits, () => child.kill("stall")))) break;
     const next = await rest.next();
-    throwIfCancelled(how.signal);
+    throwIfCancelled(signal);
     if (next.done) break;
     batch = next.value;
   }
@@ -148,7 +136,7 @@ async function encode(
     // The child closed its end first; its exit code says why.
   }
   const result = await child.finished();
-  if (result.code !== 0) throw writeFailure(target, result, how.signal);
+  if (result.code !== 0) throw writeFailure(target, result, signal);
 }
 
 /** Writes and waits until the pipe has taken it; false when the child is gone. */
