@@ -150,6 +150,18 @@ export interface Slot {
 export type Pick = { readonly id: string } & Readonly<Record<string, unknown>>;
 export type Picks = Readonly<Record<string, Pick | readonly Pick[] | undefined>>;
 
+/** Processes that do one job together, on a device each (native/README.md, Several ranks). */
+export interface Ranks {
+  readonly count: number;
+  /** Parts of them that each run whole passes. */
+  readonly replicas: number;
+  /** How the ranks of one pass share its sequence. */
+  readonly attention: "auto" | "ulysses" | "ring";
+  readonly ulysses?: number | undefined;
+  /** Each keeps a part of every block's weights only. */
+  readonly shardWeights: boolean;
+}
+
 export interface Operation<I extends z.ZodObject, O extends z.ZodType> {
   /** `query` answers directly; `job` is journalled and answered with an id. */
   readonly kind: "query" | "job";
@@ -165,6 +177,8 @@ export interface Operation<I extends z.ZodObject, O extends z.ZodType> {
   readonly reads?: (input: z.output<I>) => readonly string[];
   /** Artefact and file paths in an output that must still exist for the result to be reused. */
   readonly writes?: (output: z.output<O>) => readonly string[];
+  /** Several processes for this request instead of one; null: one. Networks of `family` then run on all of them. */
+  readonly ranks?: (input: z.output<I>) => Ranks | null;
   /** Examples for help texts and the web form. */
   readonly examples?: readonly string[];
   run(input: z.output<I>, picks: Picks, ctx: Context): Promise<z.output<O>>;

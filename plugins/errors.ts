@@ -47,6 +47,7 @@ export const ERROR_CODES = {
   stale_lease: 409,
   crash_loop: 500,
   runner_failed: 500,
+  rank_lost: 500,
   worker_failed: 500,
   daemon_unreachable: 503,
   version_mismatch: 409,
@@ -111,6 +112,8 @@ const ENGINE_CODES: Readonly<Record<string, ErrorCode>> = {
   tensor_shape: "shape_mismatch",
   native_missing: "engine_missing",
   out_of_memory: "out_of_memory",
+  rank_lost: "rank_lost",
+  ranks_unfit: "invalid_input",
 };
 
 /** Any thrown value as a WaverError: engine and system errors are translated, the rest becomes `internal`. */

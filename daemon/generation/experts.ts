@@ -19,8 +19,11 @@ interface Held {
   readonly which: Which;
   readonly use: Used<"family">;
   readonly network: Denoiser;
-  forward(input: DenoiserInput): ReturnType<Denoiser["forward"]>;
+  forward(input: DenoiserInput): Prediction;
+  /** Several passes side by side, where the network is on several replicas. */
+  readonly together: ((passes: readonly DenoiserInput[]) => Prediction[]) | undefined;
 }
+type Prediction = ReturnType<Denoiser["forward"]>;
 
 export class Experts {
   readonly #model: Pipeline;
@@ -46,7 +49,7 @@ export class Experts {
   }
 
   /** What `select` chose; `forward` is the network's with its adapters on. */
-  get current(): Pick<Held, "which" | "forward"> {
+  get current(): Pick<Held, "which" | "forward" | "together"> {
     if (this.#held !== undefined && (this.#isSelected || this.#model.family2 === undefined)) return this.#held;
     throw new WaverError("needs_unmet", "this sampler does not announce its steps, as a model of two denoisers needs", {
       hint: "pick another sampler",
@@ -61,7 +64,12 @@ export class Experts {
     const use = await this.#how.open(which === 1 && family2 !== undefined ? family2 : family);
     const network = await use({});
     const adapted = await this.#how.adapt(network, which);
-    this.#held = { which, use, network, forward: (input) => adapted(() => network.forward(input)) };
+    const { isSpread } = await import("../runner/ranks.ts");
+    this.#held = {
+      ...{ which, use, network, forward: (input) => adapted(() => network.forward(input)) },
+      together:
+        isSpread(network) && network.numReplicas > 1 ? (passes) => adapted(() => network.together(passes)) : undefined,
+    };
     return this.#held;
   }
 }

@@ -134,6 +134,7 @@ export class Generation implements Disposable {
     const saved = join(ctx.workDir, `.${name}.progress`);
     using held = new t.Held();
     using preview = new (await import("../runner/generation/preview.ts")).Preview(family.convention);
+    const branches = new (await import("../runner/generation/branches.ts")).Branches();
     let shown: object | undefined;
     const conditions = await this.#conditions();
     const known = held.keep(await conditions.known(family, await codec(), await this.#shape(), batch.length));
@@ -169,19 +170,21 @@ export class Generation implements Disposable {
       signal: ctx.signal,
       beforeStep: (at) => experts.select(at.t),
       predict: preview.watching(
-        t.quietly((x, time, at) =>
-          guides[experts.current.which]({
+        t.quietly((x, time, at) => {
+          const predictions = branches.of(experts.current, (branch) => {
+            const [text, text2] = texts[branch];
+            return { latents: x, t: time, text: text as Conditioning, ...given({ text2, known, image }) };
+          });
+          return guides[experts.current.which]({
             ...at,
             latents: x,
             predict(branch, how) {
               if (how?.skipLayers !== undefined)
                 throw new WaverError("needs_unmet", "this guide leaves layers out, which no family offers yet");
-              const [text, text2] = texts[branch];
-              const input = { latents: x, t: time, text: text as Conditioning, ...given({ text2, known, image }) };
-              return experts.current.forward(input);
+              return predictions(branch);
             },
-          }),
-        ),
+          });
+        }),
       ),
       async onStep({ step, latents: x, state = {} }) {
         t.assertFinite(x, "denoising", ` at step ${step + 1} of ${numSteps}`);

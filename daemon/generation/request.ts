@@ -2,6 +2,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { z } from "zod";
 import { type LatentSpec, type SampleDefaults, Task, WaverError } from "../../plugins/index.ts";
+import { problemsOfRanks, rankFields } from "../runner/mesh.ts";
 
 const count = z.int().positive();
 const PromptList = z.union([z.string(), z.array(z.string()).min(1)]);
@@ -59,6 +60,7 @@ const Fields = z.strictObject({
     .meta({
       description: "the same for the second of two denoisers, which works on less noise; those of lora when absent",
     }),
+  ...rankFields,
   output: z.string().optional().meta({ description: "folder for the results, or the file when there is one result" }),
   minPsnr: z.number().nonnegative().max(60).default(40).meta({
     description:
@@ -90,6 +92,9 @@ function* problemsOf(
   }
   if (fields.prompt.some((text) => text.trim() === "")) yield ["prompt", "it is empty; say in words what to show"];
   if (numFrames !== undefined && seconds !== undefined) yield ["seconds", "give either seconds or numFrames"];
+  yield* problemsOfRanks(request.ranks, request.parallel);
+  if (request.ranks > 1 && [...request.lora, ...(request.lora2 ?? [])].length > 0)
+    yield ["ranks", "LoRA works on one rank only as yet: leave ranks out, or merge the LoRA into a model first"];
 }
 
 /** One video or image to make. */

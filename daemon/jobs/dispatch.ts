@@ -12,7 +12,7 @@ import type { Loop } from "./loop.ts";
 import type { RunnerProcess } from "./process.ts";
 import type { Decision, Lane, SchedulerState } from "./state.ts";
 import type { JobRow, JobStore } from "./store.ts";
-import { DAEMON_LANE, type Fleet } from "./supervise.ts";
+import { DAEMON_LANE, DEVICE_LANE, type Fleet, ranksLane } from "./supervise.ts";
 
 export interface DispatchOptions {
   readonly state: SchedulerState;
@@ -156,6 +156,7 @@ export class Dispatch {
         void this.#submitChild(message);
         return;
       case "ready":
+      case "meeting":
       case "resident":
       case "beat":
         return;
@@ -197,7 +198,7 @@ export class Dispatch {
     try {
       const workDir = this.#options.folders.open(live.row.workKey);
       if (lane === DAEMON_LANE) return await this.#runHere(live.row, lease, workDir, abort.signal);
-      const process = await this.#fleet.acquire(lane, abort.signal);
+      const process = await this.#fleet.acquire(this.#placeOf(lane, live.row), abort.signal);
       if (abort.signal.aborted || live.lease?.token !== lease.token) {
         this.#fleet.release(process);
         abort.signal.throwIfAborted();
@@ -220,6 +221,14 @@ export class Dispatch {
     }
   }
 
+  /** The lane, or the ranks that this job of the device asks for. */
+  #placeOf(lane: Lane, { operation, body }: JobRow): Lane {
+    if (lane !== DEVICE_LANE) return lane;
+    const found = this.#options.registry().operations.get(operation);
+    const ranks = found?.declared?.ranks?.(found.parse(body).input) ?? null;
+    return ranks === null ? lane : ranksLane(ranks);
+  }
+
   async #runHere(row: JobRow, lease: Lease, workDir: string, signal: AbortSignal): Promise<void> {
     const output = await this.#options.inDaemon.execute(row.operation, row.body, {
       signal,
@@ -234,6 +243,11 @@ export class Dispatch {
 
   #finished(from: RunnerProcess, message: Extract<FromRunner, { type: "done" | "failed" }>): void {
     const { lease, peakBytes } = message;
+    // Not the job's fault: it goes on with new ranks. The end of this process tells the scheduler so.
+    if (message.type === "failed" && message.error.code === "rank_lost" && from.group !== null) {
+      from.kill(message.error.message);
+      return;
+    }
     if (from.jobs.get(lease.job)?.token === lease.token) from.jobs.delete(lease.job);
     this.#holders.delete(lease.token);
     const query = this.queries.get(lease.token);

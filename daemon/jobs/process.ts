@@ -14,6 +14,7 @@ import {
 } from "../runner/protocol.ts";
 import type { JobId } from "../wire.ts";
 import { killGroup } from "./pidfile.ts";
+import type { RankGroup } from "./ranks.ts";
 
 export interface ProcessProgram {
   /** Program and leading arguments, e.g. bun and the path of runner/main.ts. */
@@ -54,6 +55,8 @@ export class RunnerProcess {
   isReady = false;
   isGone = false;
   isStopping = false;
+  /** The ranks that it is one of. */
+  group: RankGroup | null = null;
   rssBytes = 0;
   resident: z.output<typeof Resident>[] = [];
   idleSince = performance.now();

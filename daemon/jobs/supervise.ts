@@ -6,13 +6,16 @@
 
 import { rmSync } from "node:fs";
 import { join } from "node:path";
+import type { Ranks } from "../../plugins/define.ts";
 import { toWaverError, WaverError } from "../../plugins/errors.ts";
 import type { DaemonLog } from "../log.ts";
+import { rankDevice } from "../runner/mesh.ts";
 import type { RunnerArguments } from "../runner/protocol.ts";
 import type { Status } from "../wire.ts";
 import { backoffMs } from "./failures.ts";
 import { writePidFile } from "./pidfile.ts";
 import { type Exit, type ProcessListener, type ProcessProgram, RunnerProcess } from "./process.ts";
+import { RankGroup } from "./ranks.ts";
 import type { Lane } from "./state.ts";
 
 export interface FleetOptions {
@@ -34,6 +37,8 @@ export const DAEMON_LANE: Lane = "daemon";
 export const DEVICE_LANE: Lane = "device";
 export const WORKER_LANE: Lane = "worker";
 export const pluginLane = (plugin: string): Lane => `plugin:${plugin}`;
+/** Where processes that work on one job are found again; to the scheduler such a job is one of the device. */
+export const ranksLane = (ranks: Ranks): Lane => `ranks:${JSON.stringify(ranks)}`;
 
 /** Starts in a row that never became ready, after which a lane gives up for a while. */
 const MAX_FAILED_STARTS = 3;
@@ -79,7 +84,7 @@ export class Fleet {
         crew.failedStarts = 0;
       }
       const shared = lane !== WORKER_LANE;
-      const free = [...crew.processes].find((each) => isUsable(each) && (shared || !each.busy));
+      const free = [...crew.processes].find((each) => isUsable(each) && !isFollower(each) && (shared || !each.busy));
       if (free === undefined && crew.notBefore > performance.now()) {
         await pause(crew.notBefore - performance.now(), signal);
         continue;
@@ -155,7 +160,7 @@ export class Fleet {
     this.#stopping = true;
     clearInterval(this.#sweep);
     const all = this.processes();
-    for (const each of all) each.stop();
+    for (const each of all) if (!isFollower(each)) each.stop();
     const gone = Promise.all(all.map((each) => each.exited));
     await Promise.race([gone, Bun.sleep(graceMs)]);
     for (const each of all) each.kill("the daemon stopped");
@@ -164,20 +169,58 @@ export class Fleet {
 
   /** Replaces processes that run an older set of plugins: each ends when its work does. */
   retire(): void {
-    for (const each of this.processes()) if (each.jobs.size === 0 && each.calls.size === 0) each.stop();
+    for (const each of this.processes())
+      if (!isFollower(each) && each.jobs.size === 0 && each.calls.size === 0) each.stop();
   }
 
   #start(lane: Lane, crew: Crew): RunnerProcess {
-    const { program, log, device, pidFolder, listener } = this.#options;
-    const plugin = lane.startsWith("plugin:") ? lane.slice("plugin:".length) : null;
-    const role = lane === DEVICE_LANE ? "device" : "worker";
-    const args: RunnerArguments = { role, device: role === "device" ? device : "cpu", plugin, without: [] };
+    const { device } = this.#options;
     if (crew.lastStart > 0 && crew.failures > 0) crew.restarts += 1;
     crew.lastStart = performance.now();
+    if (lane.startsWith("ranks:")) return this.#startRanks(lane, crew);
+    const plugin = lane.startsWith("plugin:") ? lane.slice("plugin:".length) : null;
+    const role = lane === DEVICE_LANE ? "device" : "worker";
+    return this.#spawn(lane, crew, { role, device: role === "device" ? device : "cpu", plugin, without: [] });
+  }
+
+  /** As many processes as there are ranks; the first of them takes the job. */
+  #startRanks(lane: Lane, crew: Crew): RunnerProcess {
+    const ranks = JSON.parse(lane.slice("ranks:".length)) as Ranks;
+    this.#makeRoom(lane);
+    const group = new RankGroup();
+    for (let rank = 0; rank < ranks.count; rank++) {
+      const device = rankDevice(this.#options.device, rank);
+      const made = this.#spawn(lane, crew, {
+        role: "device",
+        device,
+        plugin: null,
+        without: [],
+        ranks: { ...ranks, rank },
+      });
+      made.group = group;
+      group.add(made);
+    }
+    return group.leader;
+  }
+
+  /** What idle processes keep loaded, ranks of another shape need. */
+  #makeRoom(lane: Lane): void {
+    for (const [other, crew] of this.#crews)
+      for (const each of crew.processes)
+        if (other === DEVICE_LANE && each.jobs.size === 0) each.send({ type: "evict", bytes: 0 });
+        else if (other.startsWith("ranks:") && other !== lane && !isFollower(each) && load(each) === 0) each.stop();
+  }
+
+  #spawn(lane: Lane, crew: Crew, args: RunnerArguments): RunnerProcess {
+    const { program, log, pidFolder, listener } = this.#options;
     const made = new RunnerProcess(
       program,
       args,
-      { message: listener.message, gone: (from, exit) => this.#gone(lane, crew, from, exit) },
+      {
+        message: (from, message) =>
+          message.type === "meeting" ? from.group?.heard(from, message.meeting) : listener.message(from, message),
+        gone: (from, exit) => this.#gone(lane, crew, from, exit),
+      },
       log,
     );
     crew.processes.add(made);
@@ -197,7 +240,9 @@ export class Fleet {
       jobs: [...from.jobs.keys()],
     });
     if (exit.wasReady) crew.failedStarts = 0;
-    if (!exit.expected) {
+    // Ranks end together: what counts is the first of them.
+    const isFirst = from.group?.gone(from, exit) ?? true;
+    if (!exit.expected && isFirst) {
       const now = performance.now();
       crew.failures = now - crew.lastStart > HEALTHY_MS ? 1 : crew.failures + 1;
       if (!exit.wasReady) crew.failedStarts += 1;
@@ -220,7 +265,7 @@ export class Fleet {
     const now = performance.now();
     for (const each of this.processes())
       if (
-        each.args.role === "worker" &&
+        (each.args.role === "worker" || each.group?.leader === each) &&
         load(each) === 0 &&
         !each.busy &&
         now - each.idleSince > this.#options.keepAliveMs
@@ -237,12 +282,23 @@ export class Fleet {
   }
 }
 
-const isUsable = (each: RunnerProcess): boolean => !each.isGone && !each.isStopping;
+const isUsable = (each: RunnerProcess): boolean => !each.isGone && !each.isStopping && each.group?.isBroken !== true;
+
+/** Takes no work of its own, and ends with its leader. */
+const isFollower = (each: RunnerProcess): boolean => each.group !== null && each.group.leader !== each;
 
 const load = (each: RunnerProcess): number => each.jobs.size + each.calls.size + (each.busy ? 1 : 0);
 
 const laneOf = (args: RunnerArguments): Lane =>
-  args.role === "device" ? DEVICE_LANE : args.plugin === null ? WORKER_LANE : pluginLane(args.plugin);
+  args.ranks !== undefined
+    ? ranksLane(withoutRank(args.ranks))
+    : args.role === "device"
+      ? DEVICE_LANE
+      : args.plugin === null
+        ? WORKER_LANE
+        : pluginLane(args.plugin);
+
+const withoutRank = ({ rank: _, ...ranks }: NonNullable<RunnerArguments["ranks"]>): Ranks => ranks;
 
 function runnerState(crew: Crew, runner: RunnerProcess | undefined): Status["runners"][number]["state"] {
   if (runner !== undefined) return !runner.isReady ? "starting" : runner.jobs.size > 0 ? "busy" : "idle";

@@ -11,6 +11,7 @@ import { adapterSpec } from "../generation/adapters.ts";
 import { Generation, Item } from "../generation/job.ts";
 import { openPipeline } from "../generation/pipeline.ts";
 import { GenerateInput, samplesOf } from "../generation/request.ts";
+import { ranksOf } from "../runner/mesh.ts";
 
 export const generate = defineOperation({
   kind: "job",
@@ -38,10 +39,12 @@ export const generate = defineOperation({
     ]
       .filter((path) => path !== undefined)
       .filter((path) => !Digest.safeParse(path).success),
+  ranks: ranksOf,
   writes: ({ items }) =>
     items.flatMap(({ path, latents, frames }) => [path, latents, frames].filter((each) => each !== undefined)),
   examples: [
     'waver generate --model MODEL --prompt "a red ball rolls over grass" --output ball.mp4',
+    'waver generate --model MODEL --prompt "a red ball rolls over grass" --ranks 4 --parallel.replicas 2',
     "waver generate --model MODEL --prompt-file prompts.txt --image first.png --guide video-apg --output out/",
   ],
   async run(request, picks, ctx) {

@@ -5,10 +5,12 @@
 import { writeSync } from "node:fs";
 import { version } from "../../package.json";
 import { toWaverError } from "../../plugins/index.ts";
-import { loadConfig } from "../config.ts";
+import { type Config, loadConfig } from "../config.ts";
 import { loadRegistry } from "../plugins/registry.ts";
 import { DaemonLink } from "./link.ts";
+import type { RankArguments } from "./mesh.ts";
 import { type FromRunner, parseRunnerArguments, ToRunner } from "./protocol.ts";
+import type { Ranks } from "./ranks.ts";
 import { Runner } from "./runner.ts";
 
 const HEARTBEAT_FD = 3;
@@ -35,13 +37,29 @@ function dieOf(event: string, error: unknown): void {
 process.on("unhandledRejection", (error) => dieOf("unhandled_rejection", error));
 process.on("uncaughtException", (error) => dieOf("uncaught_exception", error));
 
-const config = await loadConfig();
+const config = share(await loadConfig());
 const quarantined = new Map(args.without.map((name) => [name, "it took an earlier process down"]));
 const load = (): ReturnType<typeof loadRegistry> =>
   loadRegistry({ config, signal: new AbortController().signal, quarantined });
 const facts = args.role === "device" ? await startEngine() : beatHere();
 const link = new DaemonLink(send);
-const runner = new Runner({ ...args, config, registry: await load(), link, reload: load });
+const ranks = args.ranks === undefined ? undefined : await meetOthers(args.ranks);
+const follows = ranks !== undefined && ranks.args.rank > 0;
+const runner = new Runner({
+  ...args,
+  config,
+  registry: await load(),
+  link,
+  reload: load,
+  ranks: follows ? undefined : ranks,
+});
+if (follows)
+  ranks
+    .follow(
+      () => runner.open(),
+      (event, fields) => send({ type: "log", lease: null, level: "error", event, fields }),
+    )
+    .catch((error: unknown) => dieOf("following_failed", error));
 
 async function take(message: ToRunner): Promise<void> {
   switch (message.type) {
@@ -58,6 +76,8 @@ async function take(message: ToRunner): Promise<void> {
       return link.answered(message);
     case "evict":
       return runner.evict(message.bytes);
+    case "join":
+      return; // heard in meetOthers
     case "stop":
       return stop(0);
   }
@@ -79,6 +99,30 @@ process.on("SIGTERM", () => stop(0).catch((error: unknown) => dieOf("stop_failed
 process.on("SIGINT", () => undefined);
 setInterval(() => send({ type: "beat", rssBytes: process.memoryUsage.rss() }), 2 * HEARTBEAT_MS).unref();
 send({ type: "ready", pid: process.pid, device: args.device, facts: { version, bun: Bun.version, ...facts } });
+
+/** Ranks on one machine's CPU divide its threads and its memory. */
+function share(whole: Config): Config {
+  if (args.ranks === undefined || args.device !== "cpu") return whole;
+  const part = (amount: number): number => Math.max(1, Math.floor(amount / (args.ranks?.count ?? 1)));
+  return { ...whole, threads: part(whole.threads), memoryBudget: part(whole.memoryBudget) };
+}
+
+/** Returns when all ranks have met. A rank that has no engine ends: the job learns the reason. */
+async function meetOthers(mine: RankArguments): Promise<Ranks> {
+  const { Ranks } = await import("./ranks.ts");
+  return Ranks.meet(mine, args.device, {
+    tell: (meeting) => send({ type: "meeting", meeting }),
+    told: () =>
+      new Promise((resolve) => {
+        process.on("message", function hear(raw: unknown) {
+          const message = ToRunner.parse(raw);
+          if (message.type !== "join") return;
+          process.off("message", hear);
+          resolve(message);
+        });
+      }),
+  });
+}
 
 /** Loads the engine. Without it the process lives on: each job that needs it fails with the reason and the cure. */
 async function startEngine(): Promise<Record<string, unknown>> {

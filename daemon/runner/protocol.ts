@@ -5,6 +5,7 @@
  */
 import { z } from "zod";
 import { ErrorBodySchema, JobId, Progress } from "../wire.ts";
+import { RankArguments } from "./mesh.ts";
 
 /** A lease: only messages that carry the job's present attempt and token are believed (fencing). */
 export const Lease = z.object({ job: JobId, attempt: z.int(), token: z.string() });
@@ -52,6 +53,8 @@ export const ToRunner = z.discriminatedUnion("type", [
   }),
   /** Drop residents until at most `bytes` remain; idle ones first. */
   z.object({ type: z.literal("evict"), bytes: z.number() }),
+  /** Where the ranks of a group meet. */
+  z.object({ type: z.literal("join"), port: z.int(), secret: z.string() }),
   z.object({ type: z.literal("stop") }),
 ]);
 export type ToRunner = z.output<typeof ToRunner>;
@@ -61,6 +64,8 @@ export const Resident = z.object({ hook: z.string(), id: z.string(), bytes: z.nu
 /** Process -> daemon. */
 export const FromRunner = z.discriminatedUnion("type", [
   z.object({ type: z.literal("ready"), pid: z.int(), device: z.string(), facts: Bag }),
+  /** Of a rank, before it is ready: where its store is (the leader), or that it listens (null). */
+  z.object({ type: z.literal("meeting"), meeting: z.object({ port: z.int(), secret: z.string() }).nullable() }),
   z.object({ type: z.literal("progress"), lease: Lease, progress: Progress }),
   z.object({
     type: z.literal("log"),
@@ -104,24 +109,29 @@ export interface RunnerArguments {
   readonly plugin: string | null;
   /** Plugins that this process must not import: they took an earlier one down. */
   readonly without: readonly string[];
+  /** It is one of several that work on one job. */
+  readonly ranks?: RankArguments;
 }
 
-export const runnerArguments = ({ role, device, plugin, without }: RunnerArguments): string[] => [
+export const runnerArguments = ({ role, device, plugin, without, ranks }: RunnerArguments): string[] => [
   "--role",
   role,
   "--device",
   device,
   ...(plugin === null ? [] : ["--plugin", plugin]),
   ...without.flatMap((name) => ["--without", name]),
+  ...(ranks === undefined ? [] : ["--ranks", JSON.stringify(ranks)]),
 ];
 
 export function parseRunnerArguments(argv: readonly string[]): RunnerArguments {
   const values = (flag: string): string[] =>
     argv.flatMap((word, i) => (word === flag && argv[i + 1] !== undefined ? [argv[i + 1] as string] : []));
+  const [ranks] = values("--ranks");
   return {
     role: z.enum(["device", "worker"]).parse(values("--role")[0]),
     device: values("--device")[0] ?? "cpu",
     plugin: values("--plugin")[0] ?? null,
     without: values("--without"),
+    ...(ranks === undefined ? {} : { ranks: RankArguments.parse(JSON.parse(ranks)) }),
   };
 }

@@ -18,11 +18,12 @@ import { didYouMean } from "../plugins/nearest.ts";
 import type { RegisteredOperation, Registry } from "../plugins/registry.ts";
 import type { JobId, Progress } from "../wire.ts";
 import { PluginCode, type Role } from "./code.ts";
-import { type Host, openContext, prepareWorkDir, type Work } from "./context.ts";
+import { type Host, type OpenContext, openContext, prepareWorkDir, type Work } from "./context.ts";
 import { fromFacts, takesFrames } from "./frames.ts";
 import type { Link } from "./link.ts";
 import { peakBytes, resetPeak } from "./memory.ts";
 import type { Lease, ToRunner } from "./protocol.ts";
+import type { Ranks } from "./ranks.ts";
 import { Residency } from "./residency.ts";
 import { lazyStore } from "./store.ts";
 
@@ -38,6 +39,8 @@ export interface RunnerOptions {
   readonly reload: () => Promise<Registry>;
   /** For operations that run in the daemon: `execute` is all that is used of such a runner. */
   readonly daemon?: Daemon;
+  /** This process leads others: denoisers of its jobs run on all of them. */
+  readonly ranks?: Ranks | undefined;
 }
 
 type Run = Extract<ToRunner, { type: "run" }>;
@@ -154,10 +157,11 @@ export class Runner implements AsyncDisposable {
     const { input, picks } = found.parse(body);
     await prepareWorkDir(work.workDir);
     const { ctx, close } = openContext(this.#host, work);
+    const leading = this.#options.ranks?.leading(ctx);
     try {
       // A third party's own schema may say more than its JSON Schema did.
       const own = found.place.plugin === null ? input : ownInput(operation, declared, input);
-      const output: unknown = await declared.run(own, picks, ctx);
+      const output: unknown = await declared.run(own, picks, leading?.ctx ?? ctx);
       const checked = declared.output.safeParse(output);
       if (!checked.success)
         throw new WaverError(
@@ -166,8 +170,30 @@ export class Runner implements AsyncDisposable {
         );
       return checked.data;
     } finally {
+      leading?.close();
       close();
     }
+  }
+
+  /** A context of no job, for a rank that follows another's. */
+  open(): OpenContext {
+    const refuse = (): Promise<never> =>
+      Promise.reject(new WaverError("internal", "a rank that follows asks for nothing"));
+    return openContext(this.#host, {
+      signal: this.#life.signal,
+      workDir: join(this.#options.config.home, "work"),
+      progress: () => undefined,
+      log: (level, event, fields) =>
+        this.#options.link.send({
+          type: "log",
+          lease: null,
+          level,
+          event,
+          fields: plain(fields) as Record<string, unknown>,
+        }),
+      use: refuse,
+      submit: refuse,
+    });
   }
 
   /** Aborts what runs, waits for it, and disposes residents and plugins in reverse. */
