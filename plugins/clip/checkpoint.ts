@@ -87,14 +87,22 @@ function visionOf(file: Checkpoint): Weights {
   };
 }
 
+const bytesOf = ({ keys, info }: Weights, dtype: DType | undefined): number =>
+  keys.reduce((sum, key) => {
+    const { bytes, shape } = info(key);
+    return sum + (dtype === undefined ? bytes : itemSize(dtype) * shape.reduce((a, b) => a * b, 1));
+  }, 0);
+
 /** Bytes of the vision tower's weights, from the headers alone. */
 export function visionBytes(folder: string, dtype?: DType): number {
   using file = openCheckpoint(folder);
-  const weights = visionOf(file);
-  return weights.keys.reduce((sum, key) => {
-    const { bytes, shape } = weights.info(key);
-    return sum + (dtype === undefined ? bytes : itemSize(dtype) * shape.reduce((a, b) => a * b, 1));
-  }, 0);
+  return bytesOf(visionOf(file), dtype);
+}
+
+/** Bytes of both towers' weights. */
+export function wholeBytes(folder: string, dtype?: DType): number {
+  using file = openCheckpoint(folder);
+  return bytesOf(allOf(file), dtype);
 }
 
 /** The vision tower of a folder, with its projection where the folder has one. */

@@ -71,6 +71,26 @@ export default definePlugin({
       },
       run: ({ frames }, { state, ctx }) => meanOfFrames(frames, (batch) => state.sumOf(batch), ctx),
     }),
+    provide("evaluate", {
+      id: "clip",
+      summary: "CLIP's likeness of prompt and frames, and of neighbouring frames; needs weights that you bring",
+      source: "Hessel et al. 2021 (CLIPScore), arXiv 2104.08718; VBench (background consistency), arXiv 2311.17982",
+      runs: "device",
+      options,
+      traits: { measures: ["textSimilarity", "clipScore", "frameConsistency"] },
+      async bytes({ path, dtype }) {
+        const { wholeBytes } = await import("./checkpoint.ts");
+        return wholeBytes(weightsAt(path), dtype);
+      },
+      async load({ path, dtype }, ctx) {
+        const { ClipJudge } = await import("./judge.ts");
+        return ClipJudge.load(weightsAt(path), { dtype, device: ctx.device });
+      },
+      async run(set, { state, ctx }) {
+        const { judgePrompts } = await import("./judge.ts");
+        return judgePrompts(set, state, ctx);
+      },
+    }),
   ],
   async setup({ config }) {
     configured = config.path;
