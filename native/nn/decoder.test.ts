@@ -71,7 +71,7 @@ class Tiny implements LanguageModel, Disposable {
     const rows: (number | null)[][] = prompts.map(() => []);
     const open = () => {
       const { ids, real, positions } = padLeft(prompts, 0);
-      return { x: this.decoder.embed(ids), real, positions: [positions], next: prompts.map((row) => row.length) };
+      return { x: this.decoder.embed(ids), real, positions: [positions] };
     };
     for (const tokens of generate(this, prompts, open, options))
       tokens.forEach((token, i) => void rows[i]?.push(token));
@@ -137,7 +137,7 @@ describe("the decoder", () => {
     for (const _ of generate(
       model,
       [[1]],
-      () => ({ x: model.decoder.embed([[1]]), positions: [[[0]]], real: undefined, next: [1] }),
+      () => ({ x: model.decoder.embed([[1]]), positions: [[[0]]], real: undefined }),
       { maxTokens: 5 },
     ))
       break;

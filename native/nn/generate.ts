@@ -90,8 +90,6 @@ export interface Opening {
   readonly x: Tensor;
   readonly positions: Positions;
   readonly real: readonly (readonly boolean[])[] | undefined;
-  /** Position of each row's next token. */
-  readonly next: readonly number[];
 }
 
 export interface GenerateOptions extends Choice {
@@ -123,7 +121,8 @@ export function* generate(
   const longest = Math.max(...rows.map((row) => row.length));
   using cache = new KVCache(longest + maxTokens);
   let real: boolean[][] | undefined;
-  let next: number[] = [];
+  /** Of the next token, [axes][B]: one after the last in every axis. */
+  let next: number[][] = [];
 
   /** Through the decoder, then the head on each row's last token, then the choice. */
   const step = (make: () => { x: Tensor; positions: Positions }): number[] =>
@@ -140,19 +139,17 @@ export function* generate(
       }),
     );
 
-  let axes = 1;
   for (let n = 0; n < maxTokens && !ended.every(Boolean); n++) {
     const tokens = step(() => {
       if (n === 0) {
         const opening = open();
-        axes = opening.positions.length;
         real = opening.real?.map((row) => [...row]);
-        next = [...opening.next];
+        next = opening.positions.map((axis) => axis.map((row) => (row.at(-1) as number) + 1));
         return opening;
       }
       const last = rows.map((row) => [row.at(-1) as number]);
-      const positions = Array.from({ length: axes }, () => next.map((at) => [at]));
-      next = next.map((at) => at + 1);
+      const positions = next.map((axis) => axis.map((at) => [at]));
+      next = next.map((axis) => axis.map((at) => at + 1));
       for (const row of real ?? []) row.push(true);
       return { x: model.decoder.embed(last), positions };
     });

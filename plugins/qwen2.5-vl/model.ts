@@ -101,11 +101,11 @@ export class Qwen25VL extends Module implements LanguageModel {
     const positions = [0, 1, 2].map(
       (axis) =>
         padLeft(
-          placed.map(({ axes }) => axes[axis] as number[]),
+          placed.map((axes) => axes[axis] as number[]),
           0,
         ).ids,
     ) as Positions;
-    return { x: this.#embed(ids, prompts), positions, real, next: placed.map(({ next }) => next) };
+    return { x: this.#embed(ids, prompts), positions, real };
   }
 
   /** Embedded text, with the tower's tokens where the marks are. */
@@ -121,20 +121,19 @@ export class Qwen25VL extends Module implements LanguageModel {
 /**
  * Positions in time, height and width (Qwen2-VL 2.1, Qwen2.5-VL 2.1.2), [3][S]: text counts all three up together; inside an
  * image or video rows and columns count units, and time counts `tokens_per_second`. Text goes on after the longer side of
- * the frame, as transformers 5 has it, so a long video's time may run past the text behind it; new tokens come after all.
+ * the frame, as transformers 5 has it, so a long video's time may run past the text behind it.
  */
 export function visualPositions(
   { ids, visuals }: VisualPrompt,
   { image_token_id, video_token_id, vision: { spatial_merge_size: merge, tokens_per_second } }: VLConfig,
-): { axes: [number[], number[], number[]]; next: number } {
+): [number[], number[], number[]] {
   const axes: [number[], number[], number[]] = [[], [], []];
   const waiting = [...visuals];
-  let [start, highest] = [0, -1];
+  let start = 0;
   const place = (t: number, y: number, x: number): void => {
     axes[0].push(start + t);
     axes[1].push(start + y);
     axes[2].push(start + x);
-    highest = Math.max(highest, start + t, start + y, start + x);
   };
   for (let at = 0; at < ids.length; ) {
     const kind = ids[at] === image_token_id ? "image" : ids[at] === video_token_id ? "video" : null;
@@ -159,5 +158,5 @@ export function visualPositions(
   }
   if (waiting.length > 0)
     throw new WaverError("invalid_input", `the text has no mark for ${waiting.length} of its images and videos`);
-  return { axes, next: highest + 1 };
+  return axes;
 }

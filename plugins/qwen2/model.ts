@@ -65,7 +65,7 @@ export class CausalLM extends Module implements LanguageModel {
   ): IterableIterator<readonly (number | null)[]> {
     const open = () => {
       const { ids, real, positions } = padLeft(prompts, 0);
-      return { x: this.model.embed(ids), real, positions: [positions], next: prompts.map((row) => row.length) };
+      return { x: this.model.embed(ids), real, positions: [positions] };
     };
     return generate(this, prompts, open, options);
   }

@@ -35,9 +35,9 @@ function model(golden: Golden, produce: Produce): void {
       ids,
       visuals: ids[first] === config.image_token_id ? [image, video] : [video, image],
     };
-    const { axes, next } = visualPositions(prompt, config);
+    const axes = visualPositions(prompt, config);
     produce("rope.position_ids", { shape: [3, 1, ids.length], data: axes.flat() });
-    produce("rope.delta", { shape: [1, 1], data: [next - ids.length] });
+    produce("rope.delta", { shape: [1, 1], data: [Math.max(...axes.flat()) + 1 - ids.length] });
     produce(
       "forward.logits",
       model.forward([prompt], (name, value) => produce(`forward.${name}`, value)),
