@@ -19,12 +19,18 @@ const FIXED: Readonly<Record<string, (docs: OperationsDoc | null) => Promise<Tab
   doctor: async () => ({ doctor: (await import("./fixed/doctor.ts")).Doctor }),
   jobs: async () => (await import("./fixed/jobs.ts")).jobs,
   plugins: async (docs) => (await import("./fixed/plugins.ts")).plugins(docs),
+  models: async (docs) => (await import("./fixed/models.ts")).models(docs),
+  open: async () => ({ open: (await import("./fixed/open.ts")).Open }),
   client: async () => ({ "client:types": (await import("./fixed/client.ts")).ClientTypes }),
 };
+
+/** Fixed words whose verbs are operations. */
+const FROM_OPERATIONS: ReadonlySet<string> = new Set(["plugins", "models"]);
 
 const TOPICS = {
   jobs: { description: "what the daemon has done, is doing and will do" },
   plugins: { description: "what adds models, methods, measures and operations" },
+  models: { description: "models on this machine" },
   client: { description: "the typed client for programs" },
 };
 
@@ -33,7 +39,7 @@ const STALE: ReadonlySet<string> = new Set(["unknown_operation", "unknown_option
 
 /** Runs one command line. `first`: its first word that is no option. */
 export async function runCommand(argv: readonly string[], first: string, target: Target): Promise<void> {
-  const docs = first in FIXED && first !== "plugins" ? null : await keptDocs(target);
+  const docs = first in FIXED && !FROM_OPERATIONS.has(first) ? null : await keptDocs(target);
   try {
     await runWith(docs, argv, first);
   } catch (error) {

@@ -11,15 +11,17 @@ const ORDER = ["curate", "train", "generate", "refine", "merge", "evaluate", "tr
 
 const DAEMON: readonly (readonly [string, string])[] = [
   ["jobs", "list, show, watch, cancel, logs"],
+  ["models", "list, show, rm: models on this machine; pull fetches them"],
   ["plugins", "list, add, remove, new, check, reload"],
+  ["open", "an address of the daemon's pages for a browser"],
   ["status, serve, stop", "the daemon; any command starts it when it is needed"],
   ["doctor", "what was found on this machine, and the cure for each lack"],
   ["client types", "TypeScript declarations of all operations"],
 ];
 
-/** Operations that are commands of their own. Those named `plugins-...` are reached through `waver plugins`. */
+/** Operations that are commands of their own. Those named `plugins-...` and `models-...` are reached through `waver plugins` and `waver models`. */
 export const shownOperations = (docs: OperationsDoc): OperationDoc[] =>
-  docs.operations.filter(({ name }) => !name.startsWith("plugins-"));
+  docs.operations.filter(({ name }) => !/^(plugins|models)-/.test(name));
 
 export async function overview(target: Target): Promise<string> {
   const style = styleOf(process.stdout);

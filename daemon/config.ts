@@ -74,6 +74,13 @@ export const ConfigFile = z.strictObject({
         .meta({ description: "seconds without output after which a decoder is killed" }),
     })
     .prefault({}),
+  hub: z
+    .strictObject({
+      endpoint: z.url({ protocol: /^https?$/ }).default("https://huggingface.co"),
+      token: z.string().optional(),
+    })
+    .prefault({})
+    .meta({ description: "where `waver pull` fetches models; also HF_ENDPOINT and HF_TOKEN" }),
   endpoint: z.strictObject({ url: z.url(), model: z.string(), key: z.string().optional() }).optional().meta({
     description: "OpenAI-compatible endpoint, given to every plugin whose own configuration has a field of this name",
   }),
@@ -131,9 +138,11 @@ export async function loadConfig(options: LoadConfigOptions = {}): Promise<Confi
  * `trusted` (it runs the code of a third-party `plugin`) gets no secrets and no other plugin's configuration.
  */
 export function handDown(config: Config, how: { trusted: boolean; plugin?: string | null }): Record<string, string> {
-  const { endpoint: _endpoint, tcp: _tcp, plugin, ...rest } = config;
+  const { endpoint: _endpoint, tcp: _tcp, hub, plugin, ...rest } = config;
   const own = how.plugin == null || plugin[how.plugin] === undefined ? {} : { [how.plugin]: plugin[how.plugin] };
-  return { [HANDED_DOWN]: JSON.stringify(how.trusted ? config : { ...rest, plugin: own }) };
+  return {
+    [HANDED_DOWN]: JSON.stringify(how.trusted ? config : { ...rest, hub: { endpoint: hub.endpoint }, plugin: own }),
+  };
 }
 
 const HANDED_DOWN = "WAVER_RESOLVED_CONFIG";
@@ -209,11 +218,19 @@ function fromEnvironment(env: Readonly<Record<string, string | undefined>>): Rec
             ...(env["WAVER_TCP_HOST"] === undefined ? {} : { host: env["WAVER_TCP_HOST"] }),
             ...(token === undefined ? {} : { token }),
           },
+    hub: hubFrom(env),
     endpoint:
       url === undefined || url === ""
         ? undefined
         : { url, model: env["WAVER_ENDPOINT_MODEL"] ?? "default", ...(key === undefined ? {} : { key }) },
   };
+}
+
+/** The hub's own variables, as its other clients read them. */
+function hubFrom(env: Readonly<Record<string, string | undefined>>): ConfigFile["hub"] {
+  const [endpoint, token] = [env["HF_ENDPOINT"] || undefined, env["HF_TOKEN"] || undefined];
+  if (endpoint === undefined && token === undefined) return undefined;
+  return { ...(endpoint === undefined ? {} : { endpoint }), ...(token === undefined ? {} : { token }) };
 }
 
 function resolved(file: z.output<typeof ConfigFile>, env: Readonly<Record<string, string | undefined>>): Config {
@@ -230,7 +247,7 @@ function resolved(file: z.output<typeof ConfigFile>, env: Readonly<Record<string
     threads: file.threads ?? cores,
     workers: file.workers ?? Math.max(1, Math.min(4, cores - 1)),
   };
-  const { endpoint, tcp, ...open } = whole;
+  const { endpoint, tcp, hub: _hub, ...open } = whole; // where a model was fetched from changes nothing that is done with it
   const plain = JSON.stringify({ ...open, endpoint: endpoint?.url ?? null, tcp: tcp?.port ?? null }, sortedKeys);
   return { ...whole, hash: `sha256:${new Bun.CryptoHasher("sha256").update(plain).digest("hex")}` };
 }

@@ -19,6 +19,8 @@ export const ERROR_CODES = {
   unauthorized: 401,
   forbidden: 403,
   unsupported_media_type: 415,
+  // other servers
+  unreachable: 502,
   // media
   media_missing: 404,
   media_empty: 422,

@@ -60,20 +60,12 @@ export function writePidFile(path: string, pid: number): void {
   renameSync(fresh, path);
 }
 
-/**
- * Makes this process the only daemon of a home. The lock is the kernel's, taken by SQLite on a file of its own: it goes
- * with the process, however that ends, and two that start at once cannot both get it. The pid file only tells who has it.
- */
+/** Makes this process the only daemon of a home: two that start at once cannot both get the lock. The pid file only tells who has it. */
 export function lockHome(runDir: string): Disposable {
   mkdirSync(runDir, { recursive: true, mode: 0o700 });
   const path = join(runDir, "daemon.json");
-  const lock = new Database(join(runDir, "lock"), { create: true });
-  try {
-    lock.run("PRAGMA busy_timeout = 0");
-    lock.run("BEGIN EXCLUSIVE");
-  } catch (error) {
-    lock.close();
-    if ((error as { code?: unknown }).code !== "SQLITE_BUSY") throw error;
+  const lock = exclusive(join(runDir, "lock"));
+  if (lock === null) {
     const holder = readPidFile(path);
     throw new WaverError(
       "conflict",
@@ -88,9 +80,23 @@ export function lockHome(runDir: string): Disposable {
   return {
     [Symbol.dispose]: () => {
       rmSync(path, { force: true });
-      lock.close();
+      lock[Symbol.dispose]();
     },
   };
+}
+
+/** The kernel's lock on a file, until it is disposed or the process ends, however that happens; null when somebody has it. */
+export function exclusive(path: string): Disposable | null {
+  const lock = new Database(path, { create: true });
+  try {
+    lock.run("PRAGMA busy_timeout = 0");
+    lock.run("BEGIN EXCLUSIVE");
+  } catch (error) {
+    lock.close();
+    if ((error as { code?: unknown }).code !== "SQLITE_BUSY") throw error;
+    return null;
+  }
+  return { [Symbol.dispose]: () => lock.close() };
 }
 
 /** Kills what an earlier daemon of this home left running, and waits until it is gone. Returns the pids. */

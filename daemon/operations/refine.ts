@@ -11,7 +11,7 @@ import { localPath } from "../runner/training/set.ts";
 
 const input = z.strictObject({
   video: z.string().meta({ description: "file or digest of the video to refine", format: "path" }),
-  model: z.string().meta({ description: "folder or digest of a pipeline with a refiner", format: "path" }),
+  model: z.string().meta({ description: "name, folder or digest of a pipeline with a refiner", format: "model" }),
   scale: z.number().min(1).default(2),
   prompt: z.string().optional().meta({ description: "what the video shows; what it was generated from when absent" }),
   numSteps: z.int().positive().default(20),

@@ -2,6 +2,7 @@
 import { version as hostVersion } from "../../package.json";
 import { jsonSchemaOf } from "../../plugins/check.ts";
 import { HOOK_API, type HookName } from "../../plugins/index.ts";
+import { placeOfModel } from "../models/place.ts";
 import { coreOperations } from "../operations/index.ts";
 import { type OperationDoc, type OperationsDoc, type PluginDoc, type ProviderDoc, WIRE_VERSION } from "../wire.ts";
 import { textDigest } from "./digest.ts";
@@ -137,6 +138,8 @@ function registered(
   const parts: BodyParts = { name, input, slots: facts.slots, defaults, choices: (hook) => byHook.get(hook) ?? [] };
   const schema = bodySchema(parts);
   const examples = facts.examples ?? [];
+  const inputDoc = jsonSchemaOf(schema, "input");
+  const modelFields = fieldsOfFormat(inputDoc, "model");
   const operation = Object.freeze<RegisteredOperation>({
     name,
     plugin,
@@ -147,7 +150,7 @@ function registered(
     examples,
     bodySchema: schema,
     declared,
-    parse: (body) => parseBody(parts, schema, body),
+    parse: (body) => placed(parseBody(parts, schema, body), modelFields, config.home),
   });
   const slots = Object.entries(facts.slots).map(([key, slot]) => {
     const fallback = slotDefault(parts, key);
@@ -170,10 +173,27 @@ function registered(
     kind: facts.kind,
     summary: facts.summary,
     plugin,
-    input: jsonSchemaOf(schema, "input"),
+    input: inputDoc,
     output,
     slots: Object.fromEntries(slots),
     examples: [...examples],
   };
   return { operation, doc };
+}
+
+type Parsed = ReturnType<typeof parseBody>;
+const fieldsOfFormat = ({ properties }: Record<string, unknown>, format: string): string[] =>
+  Object.entries((properties ?? {}) as Record<string, { format?: unknown }>)
+    .filter(([, schema]) => schema.format === format)
+    .map(([name]) => name);
+
+/** Names of models become the folders that they stand for: from here on a request means the same to every process. */
+function placed(parsed: Parsed, fields: readonly string[], home: string): Parsed {
+  const places = Object.fromEntries(
+    fields.flatMap((name) => {
+      const given = parsed.input[name];
+      return typeof given === "string" ? [[name, placeOfModel(home, given)]] : [];
+    }),
+  );
+  return { ...parsed, body: { ...parsed.body, ...places }, input: { ...parsed.input, ...places } };
 }
