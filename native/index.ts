@@ -19,3 +19,4 @@ export * from "./safetensors.ts";
 export { type Schema, schema } from "./schema.ts";
 export { keep, leaked, liveTensors, Scope, scope } from "./scope.ts";
 export { type Device, type MemoryFormat, Tensor } from "./tensor.ts";
+export { bytesOf, type Weights, weightsOf } from "./weights.ts";

@@ -2,6 +2,7 @@ export * from "./attention.ts";
 export { type BlockPolicy, throughBlocks, withBlockPolicy } from "./blocks.ts";
 export { KVCache } from "./cache.ts";
 export * from "./decoder.ts";
+export * from "./encoder.ts";
 export * from "./fused.ts";
 export { withoutFusion } from "./fusion.ts";
 export * from "./generate.ts";

@@ -10,20 +10,20 @@ import {
   cat,
   constantInit,
   Embedding,
-  interpolate,
+  Encoder,
   LayerNorm,
   Linear,
   Module,
   normalInit,
   type Parameter,
+  resizePositions,
   scope,
   type Tensor,
 } from "../../native/index.ts";
 import { WaverError } from "../index.ts";
-import { type EncoderLayer, layersOf, type Tap } from "./layers.ts";
 import type { ClipConfig, TextConfig, VisionConfig } from "./params.ts";
 
-const quiet: Tap = () => undefined;
+export type Tap = (name: string, value: Tensor) => void;
 
 class VisionEmbeddings extends Module {
   readonly class_embedding: Parameter;
@@ -66,19 +66,11 @@ class VisionEmbeddings extends Module {
     return cat([first, patches], 1).add(this.#positions(Math.floor(H / patch_size), Math.floor(W / patch_size)));
   }
 
-  /** [1 1+y*x D]: as stored, or the grid of patches resized (bicubic, not antialiased). */
+  /** [1 1+y*x D]: as stored, or the grid of patches resized. */
   #positions(y: number, x: number): Tensor {
     const table = this.position_embedding.weight;
-    const side = Math.sqrt(table.size(0) - 1);
-    if (y === side && x === side) return table.unsqueeze(0);
-    const grid = table
-      .narrow(0, 1, side * side)
-      .view([1, side, side, -1])
-      .permute([0, 3, 1, 2]);
-    const resized = interpolate(grid, { size: [y, x], mode: "bicubic" })
-      .permute([0, 2, 3, 1])
-      .reshape([1, y * x, -1]);
-    return cat([table.narrow(0, 0, 1).unsqueeze(0), resized], 1);
+    const [first, patches] = table.split([1, table.size(0) - 1]) as [Tensor, Tensor];
+    return cat([first.unsqueeze(0), resizePositions(patches, y, x)], 1);
   }
 }
 
@@ -93,7 +85,7 @@ export interface VisionHow {
 export class VisionTower extends Module {
   readonly embeddings: VisionEmbeddings;
   readonly pre_layrnorm: LayerNorm;
-  readonly encoder: { readonly layers: readonly EncoderLayer[] };
+  readonly encoder: Encoder;
   readonly post_layernorm: LayerNorm;
 
   constructor(config: VisionConfig) {
@@ -101,20 +93,15 @@ export class VisionTower extends Module {
     const norm = (): LayerNorm => new LayerNorm(config.hidden_size, { eps: config.layer_norm_eps });
     this.embeddings = new VisionEmbeddings(config);
     this.pre_layrnorm = norm();
-    this.encoder = { layers: layersOf(config) };
+    this.encoder = new Encoder(config);
     this.post_layernorm = norm();
   }
 
   /** pixels [B C H W], normalised -> states [B 1+P D], class token first, not normed. */
-  forward(pixels: Tensor, { tap = quiet, skipLast = 0, interpolate = false }: VisionHow = {}): Tensor {
+  forward(pixels: Tensor, { tap, skipLast = 0, interpolate = false }: VisionHow = {}): Tensor {
     return scope(() => {
-      let x = this.pre_layrnorm.forward(this.embeddings.forward(pixels, interpolate));
-      tap("hidden_states.0", x);
-      for (const [i, layer] of this.encoder.layers.slice(0, this.encoder.layers.length - skipLast).entries()) {
-        x = layer.forward(x, null);
-        tap(`hidden_states.${i + 1}`, x);
-      }
-      return x;
+      const x = this.pre_layrnorm.forward(this.embeddings.forward(pixels, interpolate));
+      return this.encoder.forward(x, { tap, skipLast });
     });
   }
 
@@ -126,7 +113,7 @@ export class VisionTower extends Module {
 
 class TextTower extends Module {
   readonly embeddings: { readonly token_embedding: Embedding; readonly position_embedding: Embedding };
-  readonly encoder: { readonly layers: readonly EncoderLayer[] };
+  readonly encoder: Encoder;
   readonly final_layer_norm: LayerNorm;
   readonly #config: TextConfig;
 
@@ -138,12 +125,12 @@ class TextTower extends Module {
       token_embedding: new Embedding(vocab_size, D, { init: normalInit(0.02) }),
       position_embedding: new Embedding(max_position_embeddings, D, { init: normalInit(0.02) }),
     };
-    this.encoder = { layers: layersOf(config) };
+    this.encoder = new Encoder(config);
     this.final_layer_norm = new LayerNorm(D, { eps: layer_norm_eps });
   }
 
   /** ids [B L] int64, mask [B L] (1 = token) -> states [B L D], normed. */
-  forward(ids: Tensor, mask?: Tensor, tap: Tap = quiet): Tensor {
+  forward(ids: Tensor, mask?: Tensor, tap?: Tap): Tensor {
     const L = ids.size(1);
     const { max_position_embeddings } = this.#config;
     if (L > max_position_embeddings)
@@ -152,13 +139,8 @@ class TextTower extends Module {
       });
     return scope(() => {
       const { token_embedding, position_embedding } = this.embeddings;
-      let x = token_embedding.forward(ids).add(position_embedding.weight.narrow(0, 0, L));
-      const seen = causal(L, ids.device, mask);
-      tap("hidden_states.0", x);
-      for (const [i, layer] of this.encoder.layers.entries()) {
-        x = layer.forward(x, seen);
-        tap(`hidden_states.${i + 1}`, x);
-      }
+      const embedded = token_embedding.forward(ids).add(position_embedding.weight.narrow(0, 0, L));
+      const x = this.encoder.forward(embedded, { mask: causal(L, ids.device, mask), tap });
       return this.final_layer_norm.forward(x);
     });
   }

@@ -1,9 +1,8 @@
 /** The configuration of CLIP's towers, in the words of Transformers' `config.json`; defaults are those of its classes. */
 import { z } from "../index.ts";
 
-/** `quick_gelu` is OpenAI's x * sigmoid(1.702 x); OpenCLIP's larger models (ViT-H, Wan's) use the exact one. */
-export const Activation = z.enum(["quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh"]);
-export type Activation = z.output<typeof Activation>;
+/** OpenAI's models use the quick one; OpenCLIP's larger ones (ViT-H, Wan's) the exact one. */
+const Activation = z.enum(["quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh"]);
 
 const tower = (hidden: number, intermediate: number, heads: number) => ({
   hidden_size: z.int().positive().default(hidden),
@@ -40,12 +39,6 @@ export const TextConfig = z
   })
   .refine(dividing.check, dividing.message);
 export type TextConfig = z.output<typeof TextConfig>;
-
-/** What a tower attends with. */
-export type TowerConfig = Pick<
-  VisionConfig,
-  "hidden_size" | "intermediate_size" | "num_hidden_layers" | "num_attention_heads" | "hidden_act" | "layer_norm_eps"
->;
 
 const Tower = z.record(z.string(), z.unknown()).nullish();
 /** Both towers. Files of 2022 repeat each tower as `*_config_dict`, which then counts (Transformers, CLIPConfig). */

@@ -1,17 +1,16 @@
 /** Folders of DINOv2 in Transformers' layout: the bare model, or one with a classifier that is left behind. */
-import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
 import {
+  bytesOf,
   type Checkpoint,
   type Device,
   type DType,
   type ImageSettings,
-  itemSize,
   openCheckpoint,
-  type TensorInfo,
-  type WeightSource,
+  type Weights,
+  weightsOf,
 } from "../../native/index.ts";
-import { readPreprocessor, WaverError, z } from "../index.ts";
+import { readPreprocessor } from "../index.ts";
+import { readJson } from "../language.ts";
 import { Dinov2 } from "./model.ts";
 import { Dinov2Config } from "./params.ts";
 
@@ -24,48 +23,26 @@ export interface Settings {
 export const MEAN = [0.485, 0.456, 0.406] as const;
 export const STD = [0.229, 0.224, 0.225] as const;
 
-export function readConfig(folder: string): Dinov2Config {
-  const path = join(folder, "config.json");
-  if (!existsSync(path))
-    throw new WaverError("checkpoint_missing", `${folder} holds no config.json`, {
-      hint: "path must name the folder of a DINOv2 model",
-    });
-  const parsed = Dinov2Config.safeParse(JSON.parse(readFileSync(path, "utf8")));
-  if (!parsed.success) throw new WaverError("checkpoint_invalid", `${path}: ${z.prettifyError(parsed.error)}`);
-  return parsed.data;
-}
-
-interface Weights extends WeightSource {
-  readonly keys: string[];
-  info(key: string): TensorInfo;
-}
+export const readConfig = (folder: string): Dinov2Config =>
+  readJson(folder, "config.json", Dinov2Config, "a DINOv2 model");
 
 /** A classifier's checkpoint has the network under its own name and a head beside it. */
-function weightsOf(file: Checkpoint): Weights {
-  const prefix =
-    ["", "dinov2.", "dinov2_with_registers."].find((each) => file.has(`${each}embeddings.cls_token`)) ?? "";
-  return {
-    keys: file.keys.filter((key) => key.startsWith(prefix)).map((key) => key.slice(prefix.length)),
-    get: (key) => file.get(prefix + key),
-    info: (key) => file.info(prefix + key),
-    exclusive: true,
-  };
+function networkOf(file: Checkpoint): Weights {
+  const names = ["", "dinov2.", "dinov2_with_registers."];
+  const prefix = names.find((name) => file.has(`${name}embeddings.cls_token`)) ?? "";
+  return weightsOf(file, (key) => (key.startsWith(prefix) ? key.slice(prefix.length) : undefined));
 }
 
 /** Bytes of the weights, from the headers alone. */
 export function weightBytes(folder: string, dtype?: DType): number {
   using file = openCheckpoint(folder);
-  const weights = weightsOf(file);
-  return weights.keys.reduce((sum, key) => {
-    const { bytes, shape } = weights.info(key);
-    return sum + (dtype === undefined ? bytes : itemSize(dtype) * shape.reduce((a, b) => a * b, 1));
-  }, 0);
+  return bytesOf(networkOf(file), dtype);
 }
 
 export function loadDinov2(folder: string, settings: Settings): { model: Dinov2; config: Dinov2Config } {
   const config = readConfig(folder);
   using file = openCheckpoint(folder);
-  return { model: new Dinov2(config).load(weightsOf(file), settings), config };
+  return { model: new Dinov2(config).load(networkOf(file), settings), config };
 }
 
 /** How images reach the network: BitImageProcessor shrinks to 256 and cuts 224 (224 / 0.875) in the published files. */

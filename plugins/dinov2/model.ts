@@ -8,12 +8,13 @@
 import {
   Conv2d,
   cat,
-  interpolate,
   LayerNorm,
   Module,
   type Parameter,
+  resizePositions,
   scope,
   type Tensor,
+  throughBlocks,
   truncNormalInit,
   where,
   zerosInit,
@@ -74,18 +75,11 @@ class Embeddings extends Module {
   /** Positions of the class token [1 1 D] and the patches [1 y*x D], resized bicubically to the grid (arXiv 2304.07193, B.3). */
   #positions(y: number, x: number): { first: Tensor; rest: Tensor } {
     const table = this.position_embeddings;
-    const side = Math.sqrt(table.size(1) - 1);
-    const [first, stored] = table.split([1, side * side], 1) as [Tensor, Tensor];
-    if (y === side && x === side) return { first, rest: stored };
-    const map = stored.reshape([1, side, side, -1]).permute([0, 3, 1, 2]).to("float32");
+    const [first, patches] = table.split([1, table.size(1) - 1], 1) as [Tensor, Tensor];
     // Transformers resizes without antialiasing, but with it where there are registers
-    const resized = interpolate(map, { size: [y, x], mode: "bicubic", antialias: this.register_tokens !== undefined });
     return {
       first,
-      rest: resized
-        .to(table.dtype)
-        .permute([0, 2, 3, 1])
-        .reshape([1, y * x, -1]),
+      rest: resizePositions(patches.squeeze(0), y, x, { antialias: this.register_tokens !== undefined }),
     };
   }
 }
@@ -105,14 +99,15 @@ export class Dinov2 extends Module {
   }
 
   /** pixels [B C H W], normalised, of any size -> states [B 1+R+P D], normed. `hidden` [B P] marks patches not to be seen. */
-  forward(pixels: Tensor, { tap = () => undefined, hidden }: { tap?: Tap; hidden?: Tensor } = {}): Tensor {
+  forward(pixels: Tensor, { tap, hidden }: { tap?: Tap; hidden?: Tensor } = {}): Tensor {
     return scope(() => {
-      let x = this.embeddings.forward(pixels, hidden);
-      tap("hidden_states.0", x);
-      for (const [i, layer] of this.encoder.layer.entries()) {
-        x = layer.forward(x);
-        tap(`hidden_states.${i + 1}`, x);
-      }
+      const embedded = this.embeddings.forward(pixels, hidden);
+      tap?.("hidden_states.0", embedded);
+      const x = throughBlocks(this.encoder.layer, embedded, (layer, y, i) => {
+        const z = layer.forward(y);
+        tap?.(`hidden_states.${i + 1}`, z);
+        return z;
+      });
       return this.layernorm.forward(x);
     });
   }
@@ -126,13 +121,17 @@ export class Dinov2 extends Module {
   maps(pixels: Tensor, depths: readonly number[]): Tensor[] {
     const { patch_size, num_register_tokens: R } = this.#config;
     const grid = [Math.floor(pixels.size(2) / patch_size), Math.floor(pixels.size(3) / patch_size)] as const;
+    const asMap = (x: Tensor): Tensor => {
+      const patches = this.layernorm.forward(x).narrow(1, 1 + R, grid[0] * grid[1]);
+      return patches.transpose(1, 2).unflatten(2, grid).contiguous();
+    };
     return scope(() => {
-      const seen: Tensor[] = [this.embeddings.forward(pixels, undefined)];
-      for (const layer of this.encoder.layer) seen.push(layer.forward(seen.at(-1) as Tensor));
-      return depths.map((depth) => {
-        const patches = this.layernorm.forward(seen[depth] as Tensor).narrow(1, 1 + R, grid[0] * grid[1]);
-        return patches.transpose(1, 2).unflatten(2, grid).contiguous();
+      const start = { x: this.embeddings.forward(pixels, undefined), maps: new Map<number, Tensor>() };
+      const { maps } = throughBlocks(this.encoder.layer, start, (layer, { x, maps }, i) => {
+        const y = layer.forward(x);
+        return { x: y, maps: depths.includes(i + 1) ? new Map([...maps, [i + 1, asMap(y)]]) : maps };
       });
+      return depths.map((depth) => maps.get(depth) as Tensor);
     });
   }
 }

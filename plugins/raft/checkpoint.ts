@@ -1,21 +1,19 @@
 /** Weights of torchvision's RAFT as safetensors: a file, or a folder that holds one. */
-import { type Device, openCheckpoint } from "../../native/index.ts";
+import { bytesOf, type Checkpoint, type Device, openCheckpoint, type Weights, weightsOf } from "../../native/index.ts";
 import { Raft } from "./model.ts";
 import { readShape } from "./params.ts";
 
-/** Counters of batch norm, which only training needs. */
-const isWeight = (key: string): boolean => !key.endsWith(".num_batches_tracked");
+/** Without the counters of batch norm, which only training needs. */
+const networkOf = (file: Checkpoint): Weights =>
+  weightsOf(file, (key) => (key.endsWith(".num_batches_tracked") ? undefined : key));
 
 export function loadRaft(path: string, device: Device): Raft {
   using file = openCheckpoint(path);
-  return new Raft(readShape(file, path)).load(
-    { keys: file.keys.filter(isWeight), get: (key) => file.get(key), info: (key) => file.info(key), exclusive: true },
-    { device, dtype: "float32" },
-  );
+  return new Raft(readShape(file, path)).load(networkOf(file), { device, dtype: "float32" });
 }
 
 /** Bytes of the weights, from the header alone. */
 export function weightBytes(path: string): number {
   using file = openCheckpoint(path);
-  return file.keys.filter(isWeight).reduce((sum, key) => sum + file.info(key).bytes, 0);
+  return bytesOf(networkOf(file), "float32");
 }

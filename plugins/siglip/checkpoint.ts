@@ -1,17 +1,16 @@
 /** Folders of SigLIP in Transformers' layout: the vision tower, or both, from whichever holds it. */
-import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
 import {
+  bytesOf,
   type Checkpoint,
   type Device,
   type DType,
   type ImageSettings,
-  itemSize,
   openCheckpoint,
-  type TensorInfo,
-  type WeightSource,
+  type Weights,
+  weightsOf,
 } from "../../native/index.ts";
 import { readPreprocessor, WaverError, z } from "../index.ts";
+import { readJson } from "../language.ts";
 import { Siglip, SiglipVision } from "./model.ts";
 import { SiglipConfig, VisionConfig } from "./params.ts";
 
@@ -20,7 +19,11 @@ export interface Settings {
   readonly dtype?: DType | undefined;
 }
 
-const Kind = z.object({ architectures: z.array(z.string()).nullish(), model_type: z.string().nullish() });
+const Kind = z.object({
+  architectures: z.array(z.string()).nullish(),
+  model_type: z.string().nullish(),
+  vision_config: z.unknown().optional(),
+});
 
 interface Folder {
   readonly vision: VisionConfig;
@@ -29,69 +32,39 @@ interface Folder {
 }
 
 export function readConfig(folder: string): Folder {
-  const path = join(folder, "config.json");
-  if (!existsSync(path))
-    throw new WaverError("checkpoint_missing", `${folder} holds no config.json`, {
-      hint: "path must name the folder of a SigLIP model",
-    });
-  const file: unknown = JSON.parse(readFileSync(path, "utf8"));
-  const { architectures, model_type } = parse(Kind, file, path);
+  const read = <S extends z.ZodType>(schema: S): z.output<S> =>
+    readJson(folder, "config.json", schema, "a SigLIP model");
+  const { architectures, model_type, vision_config } = read(Kind);
   const name = architectures?.[0] ?? model_type ?? "";
-  // Siglip2Model of variable resolution is another network; Siglip 2 of fixed resolution calls itself SiglipModel
+  // Siglip2Model of variable resolution is another network; SigLIP 2 of fixed resolution calls itself SiglipModel
   if (!/^siglip(?!2)/i.test(name))
     throw new WaverError(
       "checkpoint_invalid",
-      `${path} describes ${name === "" ? "no model" : `a ${name}`}, not SigLIP`,
+      `${folder} holds ${name === "" ? "no model that is named" : `a ${name}`}, not SigLIP`,
     );
-  if (typeof file !== "object" || file === null || !("vision_config" in file))
-    return { vision: parse(VisionConfig, file, path), whole: undefined };
-  const whole = parse(SiglipConfig, { text_config: {}, ...file }, path);
+  if (vision_config == null) return { vision: read(VisionConfig), whole: undefined };
+  const whole = read(SiglipConfig);
   return { vision: whole.vision_config, whole };
 }
 
-function parse<S extends z.ZodType>(schema: S, value: unknown, path: string): z.output<S> {
-  const parsed = schema.safeParse(value);
-  if (!parsed.success) throw new WaverError("checkpoint_invalid", `${path}: ${z.prettifyError(parsed.error)}`);
-  return parsed.data;
-}
-
 /** Position ids are counters that older checkpoints store among the weights. */
-const isWeight = (key: string): boolean => !key.endsWith(".position_ids");
-
-interface Weights extends WeightSource {
-  readonly keys: readonly string[];
-  info(key: string): TensorInfo;
-}
-
-const allOf = (file: Checkpoint): Weights => ({
-  keys: file.keys.filter(isWeight),
-  get: (key) => file.get(key),
-  info: (key) => file.info(key),
-  exclusive: true,
-});
+const wholeOf = (file: Checkpoint): Weights =>
+  weightsOf(file, (key) => (key.endsWith(".position_ids") ? undefined : key));
 
 /** The vision tower's part of a file. Transformers 5 stores a tower alone without the name that it has in the whole model. */
 function visionOf(file: Checkpoint): Weights {
   const tower = "vision_model.";
   const isBare = file.has("embeddings.patch_embedding.weight");
-  const at = (key: string): string => (isBare && key.startsWith(tower) ? key.slice(tower.length) : key);
-  const keys = isBare ? file.keys.map((key) => tower + key) : file.keys.filter((key) => key.startsWith(tower));
-  return {
-    keys: keys.filter(isWeight),
-    get: (key) => file.get(at(key)),
-    info: (key) => file.info(at(key)),
-    exclusive: true,
-  };
+  return weightsOf(file, (key) => {
+    if (key.endsWith(".position_ids")) return undefined;
+    return isBare ? tower + key : key.startsWith(tower) ? key : undefined;
+  });
 }
 
 /** Bytes of the vision tower's weights, from the headers alone. */
 export function visionBytes(folder: string, dtype?: DType): number {
   using file = openCheckpoint(folder);
-  const weights = visionOf(file);
-  return weights.keys.reduce((sum, key) => {
-    const { bytes, shape } = weights.info(key);
-    return sum + (dtype === undefined ? bytes : itemSize(dtype) * shape.reduce((a, b) => a * b, 1));
-  }, 0);
+  return bytesOf(visionOf(file), dtype);
 }
 
 export function loadVision(folder: string, settings: Settings): { model: SiglipVision; config: VisionConfig } {
@@ -109,7 +82,7 @@ export function loadSiglip(folder: string, settings: Settings): { model: Siglip;
       `${folder} holds SigLIP's vision tower alone; texts need the whole model`,
     );
   using file = openCheckpoint(folder);
-  return { model: new Siglip(whole).load(allOf(file), settings), config: whole };
+  return { model: new Siglip(whole).load(wholeOf(file), settings), config: whole };
 }
 
 /** How images reach the tower: SiglipImageProcessor squeezes them into a square. */

@@ -7,23 +7,22 @@
 import {
   Conv2d,
   Embedding,
-  interpolate,
+  Encoder,
   LayerNorm,
   Linear,
   Module,
   normalInit,
   type Parameter,
+  resizePositions,
   scope,
   type Tensor,
   zerosInit,
 } from "../../native/index.ts";
 import { WaverError } from "../index.ts";
-import { EncoderLayer, PoolingHead, type Tap } from "./layers.ts";
-import type { SiglipConfig, TextConfig, TowerConfig, VisionConfig } from "./params.ts";
+import { PoolingHead } from "./head.ts";
+import type { SiglipConfig, TextConfig, VisionConfig } from "./params.ts";
 
-const quiet: Tap = () => undefined;
-const layersOf = (config: TowerConfig): EncoderLayer[] =>
-  Array.from({ length: config.num_hidden_layers }, () => new EncoderLayer(config));
+export type Tap = (name: string, value: Tensor) => void;
 
 class VisionEmbeddings extends Module {
   readonly patch_embedding: Conv2d;
@@ -53,49 +52,30 @@ class VisionEmbeddings extends Module {
         },
       );
     const patches = this.patch_embedding.forward(pixels.to(this.patch_embedding.weight.dtype));
-    return patches
-      .flatten(2)
-      .transpose(1, 2)
-      .add(this.#positions(patches.size(2), patches.size(3)));
-  }
-
-  /** [1 y*x D] */
-  #positions(y: number, x: number): Tensor {
-    const table = this.position_embedding.weight;
-    const side = Math.sqrt(table.size(0));
-    if (y === side && x === side) return table.unsqueeze(0);
-    const grid = table.view([1, side, side, -1]).permute([0, 3, 1, 2]);
-    return interpolate(grid, { size: [y, x], mode: "bicubic" })
-      .permute([0, 2, 3, 1])
-      .reshape([1, y * x, -1]);
+    const positions = resizePositions(this.position_embedding.weight, patches.size(2), patches.size(3));
+    return patches.flatten(2).transpose(1, 2).add(positions);
   }
 }
 
 export class VisionTower extends Module {
   readonly embeddings: VisionEmbeddings;
-  readonly encoder: { readonly layers: readonly EncoderLayer[] };
+  readonly encoder: Encoder;
   readonly post_layernorm: LayerNorm;
   readonly head: PoolingHead | undefined;
 
   constructor(config: VisionConfig) {
     super();
     this.embeddings = new VisionEmbeddings(config);
-    this.encoder = { layers: layersOf(config) };
+    this.encoder = new Encoder(config);
     this.post_layernorm = new LayerNorm(config.hidden_size, { eps: config.layer_norm_eps });
     this.head = config.vision_use_head ? new PoolingHead(config) : undefined;
   }
 
   /** pixels [B C H W], normalised -> states [B P D], normed. */
-  forward(pixels: Tensor, { tap = quiet, interpolate = false }: { tap?: Tap; interpolate?: boolean } = {}): Tensor {
-    return scope(() => {
-      let x = this.embeddings.forward(pixels, interpolate);
-      tap("hidden_states.0", x);
-      for (const [i, layer] of this.encoder.layers.entries()) {
-        x = layer.forward(x, null);
-        tap(`hidden_states.${i + 1}`, x);
-      }
-      return this.post_layernorm.forward(x);
-    });
+  forward(pixels: Tensor, { tap, interpolate = false }: { tap?: Tap; interpolate?: boolean } = {}): Tensor {
+    return scope(() =>
+      this.post_layernorm.forward(this.encoder.forward(this.embeddings.forward(pixels, interpolate), { tap })),
+    );
   }
 
   /** states [B P D] -> [B D]: by the head, else the mean of the patches. */
@@ -106,7 +86,7 @@ export class VisionTower extends Module {
 
 class TextTower extends Module {
   readonly embeddings: { readonly token_embedding: Embedding; readonly position_embedding: Embedding };
-  readonly encoder: { readonly layers: readonly EncoderLayer[] };
+  readonly encoder: Encoder;
   readonly final_layer_norm: LayerNorm;
   readonly head: Linear;
   readonly #config: TextConfig;
@@ -119,13 +99,13 @@ class TextTower extends Module {
       token_embedding: new Embedding(vocab_size, D, { init: normalInit(D ** -0.5) }),
       position_embedding: new Embedding(max_position_embeddings, D, { init: normalInit(D ** -0.5) }),
     };
-    this.encoder = { layers: layersOf(config) };
+    this.encoder = new Encoder(config);
     this.final_layer_norm = new LayerNorm(D, { eps: layer_norm_eps });
     this.head = new Linear(D, projection_size ?? D, { biasInit: zerosInit });
   }
 
   /** ids [B L] int64, mask [B L] (1 = token; the published models are trained and used without) -> states [B L D], normed. */
-  forward(ids: Tensor, mask?: Tensor, tap: Tap = quiet): Tensor {
+  forward(ids: Tensor, mask?: Tensor, tap?: Tap): Tensor {
     const L = ids.size(1);
     const { max_position_embeddings } = this.#config;
     if (L > max_position_embeddings)
@@ -135,12 +115,8 @@ class TextTower extends Module {
     return scope(() => {
       const { token_embedding, position_embedding } = this.embeddings;
       const seen = mask?.to("bool").unsqueeze(1).unsqueeze(2) ?? null;
-      let x = token_embedding.forward(ids).add(position_embedding.weight.narrow(0, 0, L));
-      tap("hidden_states.0", x);
-      for (const [i, layer] of this.encoder.layers.entries()) {
-        x = layer.forward(x, seen);
-        tap(`hidden_states.${i + 1}`, x);
-      }
+      const embedded = token_embedding.forward(ids).add(position_embedding.weight.narrow(0, 0, L));
+      const x = this.encoder.forward(embedded, { mask: seen, tap });
       return this.final_layer_norm.forward(x);
     });
   }

@@ -36,9 +36,6 @@ export const TextConfig = z
   .refine(divides, DIVIDES);
 export type TextConfig = z.output<typeof TextConfig>;
 
-/** What a tower attends with. */
-export type TowerConfig = z.output<z.ZodObject<typeof tower>>;
-
 /** Both towers: `SiglipModel`. */
-export const SiglipConfig = z.object({ vision_config: VisionConfig, text_config: TextConfig });
+export const SiglipConfig = z.object({ vision_config: VisionConfig, text_config: TextConfig.prefault({}) });
 export type SiglipConfig = z.output<typeof SiglipConfig>;
