@@ -1,4 +1,4 @@
 export { type Degrees, degreesFor, Mesh, type SequenceMode } from "./mesh.ts";
 export { type SequenceOptions, SequenceParallel, stretches } from "./sequence.ts";
 export { ShardedWeights } from "./shard.ts";
-export { type SequenceTraffic, sequenceBytes, shardBytes } from "./traffic.ts";
+export { passBytes, type SequenceTraffic, sequenceBytes, shardBytes } from "./traffic.ts";

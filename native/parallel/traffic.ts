@@ -43,3 +43,9 @@ const ringBytes = ({ numTokens }: SequenceTraffic, { ring }: Degrees, token: num
 
 /** All blocks of a network gathered once, by each of `ranks` ranks that keep a part. */
 export const shardBytes = (ranks: number, blockBytes: number): number => (ranks - 1) * blockBytes;
+
+/** What a step sends beside its sequences: inputs from the leader to all, outputs of other replicas back to it. */
+export const passBytes = (
+  ranks: number,
+  { inputs, outputsElsewhere }: { readonly inputs: number; readonly outputsElsewhere: number },
+): number => (ranks - 1) * inputs + outputsElsewhere;
