@@ -9,7 +9,7 @@ import { checkProvider, failures } from "../testing.ts";
 import { loadModel, weightBytes } from "./checkpoint.ts";
 import { QwenTextEncoder } from "./encoder.ts";
 import plugin from "./index.ts";
-import { instructionFor } from "./instructions.ts";
+import { conversation } from "./instructions.ts";
 import { CausalLM } from "./model.ts";
 import { readConfig } from "./params.ts";
 
@@ -209,9 +209,15 @@ describe("the rewriter", () => {
     expect(ctx.logged.slice(before)).toEqual([
       { event: "prompt_rewritten", fields: { from: "a red ball rolls over grass", to: first, known: true } },
     ]);
-    expect(instructionFor()).toBe(instructionFor(5));
-    expect(instructionFor(10)).toContain("about 10 seconds");
-    expect(instructionFor(5).match(/Example \d/g)).toHaveLength(2);
+    const [usual, long] = [conversation("a ball"), conversation("a ball", 10)];
+    expect(usual).toEqual(conversation("a ball", 5));
+    expect(long[0]?.content).toContain("about 10 seconds");
+    const captions = long
+      .filter(({ role }) => role === "assistant")
+      .map(({ content }) => String(content).split(" ").length);
+    // the examples are as long as what the instruction asks for
+    for (const words of captions) expect(words).toBeGreaterThanOrEqual(100);
+    expect(long.at(-1)).toEqual({ role: "user", content: "a ball" });
   });
 
   test("says what is missing, or too long", async () => {

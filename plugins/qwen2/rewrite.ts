@@ -4,11 +4,11 @@ import { mkdir, readFile, rename, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type Device, type DType, Generator } from "../../native/index.ts";
 import { BpeTokenizer } from "../bpe.ts";
-import { ChatTemplate } from "../chat.ts";
+import { ChatTemplate, type Message } from "../chat.ts";
 import { type Context, type Prompt, WaverError, z } from "../index.ts";
 import { choiceOf, type Generation, readGeneration, type WritingOptions, written } from "../language.ts";
 import { loadModel } from "./checkpoint.ts";
-import { instructionFor } from "./instructions.ts";
+import { conversation } from "./instructions.ts";
 import type { CausalLM } from "./model.ts";
 import { readConfig, tokenizerFolder } from "./params.ts";
 
@@ -36,33 +36,36 @@ export class Rewriter implements Disposable {
   }
 
   async rewrite(prompt: Prompt, options: RewriteOptions, ctx: Context): Promise<Prompt> {
-    const instruction = options.instruction ?? instructionFor(prompt.seconds);
+    const messages: readonly Message[] =
+      options.instruction === undefined
+        ? conversation(prompt.text, prompt.seconds)
+        : [
+            { role: "system", content: options.instruction },
+            { role: "user", content: prompt.text },
+          ];
     const choice = choiceOf(options, this.#generation);
-    const key = await this.#key([instruction, prompt.text, choice, options.maxTokens, options.seed]);
+    const key = await this.#key([messages, choice, options.maxTokens, options.seed]);
     const cache = options.cache ?? join(ctx.workDir, "rewrites");
     const path = join(cache, `${key}.json`);
     const known = await readFile(path, "utf8").then(
       (text) => z.string().safeParse(JSON.parse(text)).data,
       () => undefined,
     );
-    const text = known ?? (await this.#answer(instruction, prompt.text, choice, options, ctx));
+    const text = known ?? (await this.#answer(messages, choice, options, ctx));
     if (known === undefined) await remember(cache, path, text);
-    ctx.log("prompt_rewritten", { from: prompt.text, to: text, known: known !== undefined });
-    return { ...prompt, text };
+    if (text === "") ctx.log("rewrite_empty", { prompt: prompt.text });
+    const rewritten = text === "" ? prompt.text : text;
+    ctx.log("prompt_rewritten", { from: prompt.text, to: rewritten, known: known !== undefined });
+    return { ...prompt, text: rewritten };
   }
 
   async #answer(
-    instruction: string,
-    text: string,
+    messages: readonly Message[],
     choice: ReturnType<typeof choiceOf>,
     { maxTokens, seed }: RewriteOptions,
     ctx: Context,
   ): Promise<string> {
-    const conversation = this.#template.render([
-      { role: "system", content: instruction },
-      { role: "user", content: text },
-    ]);
-    const ids = this.#tokenizer.encode(conversation, { around: false });
+    const ids = this.#tokenizer.encode(this.#template.render(messages), { around: false });
     if (ids.length + maxTokens > this.#maxPositions)
       throw new WaverError(
         "too_large",
@@ -71,9 +74,7 @@ export class Rewriter implements Disposable {
       );
     using generator = new Generator(seed);
     const steps = this.#model.generate([ids], { ...choice, generator, maxTokens, stop: this.#generation.stop });
-    const answer = plain(this.#tokenizer.decode(await written(steps, this.#generation, ctx)));
-    if (answer === "") ctx.log("rewrite_empty", { prompt: text });
-    return answer === "" ? text : answer;
+    return plain(this.#tokenizer.decode(await written(steps, this.#generation, ctx)));
   }
 
   /** Of everything that the answer follows from; a checkpoint is known by its place and the time of its configuration. */
