@@ -2,6 +2,7 @@
 import type { JobEvent, JobView } from "../daemon/wire.ts";
 import type { Followed } from "./follow.ts";
 import { LiveLines } from "./live.ts";
+import { pictureLines, pictureOf, showsPictures } from "./preview.ts";
 import { type Change, type Running, type Stage, Stages } from "./stages.ts";
 import { clock, numberText, padEnd, padStart, plain, type Style, styleOf, widthOf } from "./style.ts";
 import { summaryOf } from "./summary.ts";
@@ -10,6 +11,8 @@ export interface Renderer {
   event(event: JobEvent, job: Followed): void;
   /** A line for the person at the terminal. */
   note(text: string): void;
+  /** A newer picture of what a job is making, as PNG; absent where none can be shown. */
+  picture?(png: Uint8Array): void;
   result(job: JobView): void;
   close(): void;
 }
@@ -91,10 +94,12 @@ function liveRenderer(out: Output, style: Style, verbose: boolean): Renderer {
   const started = Date.now();
   // The daemon's clock may be another machine's: elapsed times are counted from when this one heard.
   let drift = 0;
+  let picture: ReturnType<typeof pictureOf> = null;
   const lines = new LiveLines(out, (columns) => {
     const shown = stages.running.filter(({ stage, job }) => stage !== null || job.depth > 0);
     const all = shown.length > 0 ? shown : stages.running;
-    return all.map((running) => liveLine(running, Date.now() - drift, columns, style));
+    const drawn = picture === null ? [] : pictureLines(picture, Math.min(columns, PICTURE.columns), PICTURE.lines);
+    return [...drawn, ...all.map((running) => liveLine(running, Date.now() - drift, columns, style))];
   });
   return {
     event: (event, job) => {
@@ -107,6 +112,14 @@ function liveRenderer(out: Output, style: Style, verbose: boolean): Renderer {
       lines.touch();
     },
     note: (text) => lines.print(text),
+    ...(style.colour && style.unicode && showsPictures()
+      ? {
+          picture: (png: Uint8Array) => {
+            picture = pictureOf(png);
+            lines.touch();
+          },
+        }
+      : {}),
     result: (job) => {
       lines.close();
       out.write(`${summaryOf(job, style)}\n`);
@@ -115,6 +128,8 @@ function liveRenderer(out: Output, style: Style, verbose: boolean): Renderer {
   };
 }
 
+/** A preview is to be glanced at: it leaves most of a screen to what was there. */
+const PICTURE = { columns: 48, lines: 14 };
 const COUNT = 11;
 /** Columns of names: wide terminals and files have room for whole ones. */
 const nameColumns = (columns: number): number => (columns >= 95 ? 30 : 22);

@@ -1,10 +1,10 @@
 /** Shows a job to its end, or until the person leaves. */
 import type { Client } from "../daemon/client.ts";
-import type { JobView } from "../daemon/wire.ts";
+import type { JobEvent, JobView } from "../daemon/wire.ts";
 import { type ErrorBody, exitCode, WaverError } from "../plugins/errors.ts";
-import { follow } from "./follow.ts";
+import { follow, type Sink } from "./follow.ts";
 import { Interrupt } from "./interrupt.ts";
-import { createRenderer } from "./render.ts";
+import { createRenderer, type Renderer } from "./render.ts";
 
 export interface WatchOptions {
   readonly json: boolean;
@@ -26,7 +26,13 @@ export async function watch(client: Client, job: JobView, options: WatchOptions)
     onFirst: () => renderer.note("Ctrl-C again within 2 s cancels the job; else it goes on without this terminal"),
   });
   let shown = true;
-  const following = follow(client, job, (event, whose) => shown && renderer.event(event, whose), leave.signal);
+  const previews = new Previews(client, renderer);
+  const sink: Sink = (event, whose) => {
+    if (!shown) return;
+    renderer.event(event, whose);
+    previews.look(event);
+  };
+  const following = follow(client, job, sink, leave.signal);
   const wish = await Promise.race([
     following.then(
       () => "end" as const,
@@ -54,6 +60,37 @@ export async function watch(client: Client, job: JobView, options: WatchOptions)
     return "done";
   } finally {
     renderer.close();
+  }
+}
+
+/** Fetches the newest preview when progress speaks of one, where a picture can be shown. */
+class Previews {
+  #seen = "";
+  #busy = false;
+
+  constructor(
+    private readonly client: Client,
+    private readonly renderer: Renderer,
+  ) {}
+
+  look(event: JobEvent): void {
+    if (this.renderer.picture === undefined || event.type !== "progress" || this.#busy) return;
+    const preview = event.progress.detail?.["preview"];
+    const key = preview === undefined ? "" : `${event.job} ${JSON.stringify(preview)}`;
+    if (key === "" || key === this.#seen) return;
+    this.#seen = key;
+    this.#busy = true;
+    void this.#show(event.job).finally(() => {
+      this.#busy = false;
+    });
+  }
+
+  async #show(job: string): Promise<void> {
+    try {
+      this.renderer.picture?.(await (await this.client.request("GET", `/v1/jobs/${job}/preview`)).bytes());
+    } catch {
+      // The job has ended since, or the daemon is being restarted: the picture before stays.
+    }
   }
 }
 

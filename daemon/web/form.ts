@@ -51,7 +51,7 @@ export function make<K extends keyof HTMLElementTagNameMap>(
 const words = (name: string): string => {
   const text = name
     .replace(/^num(?=[A-Z])/, "")
-    .replace(/([a-z0-9])([A-Z])/g, "$1 $2")
+    .replace(/([a-z])([A-Z0-9])/g, "$1 $2")
     .toLowerCase();
   return text.charAt(0).toUpperCase() + text.slice(1);
 };

@@ -129,6 +129,8 @@ async function begin(): Promise<void> {
     : [];
   const fields = fieldsOf(operation, LEFT_OUT, keep, models);
   const isMain = (field: Field): boolean => field.kind === "main";
+  // What to show comes first, whatever the order of the schema.
+  fields.sort((a, b) => Number(b.name === "prompt") - Number(a.name === "prompt"));
   find("first").append(...grouped(fields.filter(isMain)));
   find("rest").append(...grouped(fields.filter((field) => !isMain(field))));
   go.disabled = false;

@@ -1,8 +1,30 @@
 /** Evaluators that need no judge: nearest training clip, fidelity to a given first frame, what the refiner gained. */
-import { definePlugin, provide, z } from "../index.ts";
+import { defineOperation, definePlugin, provide, z } from "../index.ts";
+import { Compared } from "./compare.ts";
 
 /** A codec by provider id, its options beside it: the one whose latents are compared. */
 const codec = z.looseObject({ id: z.string() }).meta({ description: "codec and its options, for instance its folder" });
+
+const compare = defineOperation({
+  kind: "job",
+  summary: "compares two clips or pictures frame by frame: PSNR, SSIM and a chart",
+  runs: "worker",
+  input: z.strictObject({
+    a: z.string().min(1).meta({ description: "the clip that is right", format: "path", positional: 0 }),
+    b: z.string().min(1).meta({ description: "the clip that is measured", format: "path", positional: 1 }),
+    resize: z.boolean().default(false).meta({ description: "scale the second to the size of the first" }),
+    output: z.string().optional().meta({ description: "file for a page with the curves (HTML)", format: "path" }),
+  }),
+  output: Compared,
+  slots: {},
+  reads: ({ a, b }) => [a, b],
+  writes: ({ chart }) => (chart === undefined ? [] : [chart]),
+  examples: ["waver compare reference.mp4 mine.mp4 --output compare.html"],
+  async run(request, _picks, ctx) {
+    const { compare } = await import("./compare.ts");
+    return compare(request, ctx);
+  },
+});
 
 export default definePlugin({
   name: "evaluate-clips",
@@ -79,4 +101,5 @@ export default definePlugin({
       },
     }),
   ],
+  operations: { compare },
 });
