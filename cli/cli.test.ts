@@ -295,6 +295,13 @@ describe("with a daemon", () => {
       expect(ran.err.trim().split("\n").length).toBeLessThanOrEqual(2);
     }
     expect(existsSync(join(cwd, "out"))).toBe(false);
+    // A selector that takes no recipe is none the worse for being the only one.
+    expect(
+      await waver("curate", "good.mp4", "--set.name", "a", "--selectors", "dedup", "--min-seconds", "1"),
+    ).toMatchObject({
+      code: 0,
+      err: "",
+    });
   }, 120_000);
 
   test("plugins are listed, begun and checked", async () => {

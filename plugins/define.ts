@@ -81,10 +81,15 @@ export interface Context {
   unit<T>(key: string, schema: z.ZodType<T>, work: () => Promise<T>): Promise<T>;
   /** A provider, loaded and resident, ready to call. */
   use<H extends HookName>(hook: H, id: string, options?: Readonly<Record<string, unknown>>): Promise<Used<H>>;
-  /** Ids and traits of a hook's providers, to choose by trait. */
+  /** A hook's providers, to choose by trait; `options` are the names of those that each takes. */
   providers<H extends HookName>(
     hook: H,
-  ): readonly { readonly id: string; readonly traits: Traits<H>; readonly summary: string }[];
+  ): readonly {
+    readonly id: string;
+    readonly traits: Traits<H>;
+    readonly summary: string;
+    readonly options: readonly string[];
+  }[];
   /** A child job: journalled, resumable, and reused when the same work was done before. */
   run(operation: string, input: Readonly<Record<string, unknown>>): Promise<JobOutput>;
 }

@@ -13,6 +13,7 @@ import { captionKept, type Job, measureAll } from "./curate/clips.ts";
 import { cutSource } from "./curate/cut.ts";
 import { openEmbedder } from "./curate/embedder.ts";
 import { passable } from "./curate/failure.ts";
+import { withGiven } from "./curate/given.ts";
 import { probeAll } from "./curate/probe.ts";
 import { publish } from "./curate/publish.ts";
 import { loadRecipe, recipeFile, ruleOrder } from "./curate/recipe.ts";
@@ -24,12 +25,11 @@ const path = (description: string) => z.string().min(1).meta({ description, form
 
 const input = z.strictObject({
   sources: z.array(path("a video, or a folder with videos")).min(1),
-  captions: path("caption file, given to the first captioner").optional(),
-  recipe: z
-    .string()
-    .min(1)
-    .default("nano")
-    .meta({ description: "funnel recipe: a name in configs/curate or the path of a JSON or YAML file" }),
+  captions: path("caption file, for the captioners that read one").optional(),
+  recipe: z.string().min(1).default("nano").meta({
+    description:
+      "funnel recipe: a name in configs/curate or the path of a JSON or YAML file; the lengths of clips come from it, and the rules of selectors that take one",
+  }),
   stage: z
     .string()
     .optional()
@@ -122,11 +122,21 @@ async function makeSet(request: Input, picks: Picks, ctx: Context): Promise<Cura
   const chosen = {
     segment: picks["segment"] as Pick,
     scorers: picks["scorers"] as readonly Pick[],
-    captioners: withOption(picks["captioners"] as readonly Pick[], { captions: request.captions }),
-    selectors: withOption(picks["selectors"] as readonly Pick[], {
-      recipe: recipe.funnel,
-      stage: request.stage ?? recipe.stage,
-    }),
+    captioners: withGiven(
+      "caption",
+      picks["captioners"] as readonly Pick[],
+      { captions: request.captions },
+      ["captions"],
+      ctx,
+    ),
+    // The recipe counts without a selector too: the lengths of clips are its.
+    selectors: withGiven(
+      "select",
+      picks["selectors"] as readonly Pick[],
+      { recipe: recipe.funnel, stage: request.stage ?? recipe.stage },
+      request.stage === undefined ? [] : ["stage"],
+      ctx,
+    ),
     embed: picks["embed"] as Pick | undefined,
   };
 
@@ -158,7 +168,7 @@ async function makeSet(request: Input, picks: Picks, ctx: Context): Promise<Cura
     throw (
       errors[0] ??
       new WaverError("media_too_short", `no shot lasts from ${rule.minSeconds} to ${rule.maxSeconds} s`, {
-        hint: "allow shorter clips with --minSeconds",
+        hint: "allow shorter clips: minSeconds, or --min-seconds",
       })
     );
 
@@ -199,10 +209,4 @@ async function makeSet(request: Input, picks: Picks, ctx: Context): Promise<Cura
       };
     }),
   };
-}
-
-/** Gives the first pick an option that the request names apart from the picks; a pick's own value wins. */
-function withOption(picks: readonly Pick[], options: Readonly<Record<string, unknown>>): readonly Pick[] {
-  const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
-  return picks.map((pick, index) => (index === 0 ? { ...given, ...pick } : pick));
 }

@@ -9,6 +9,7 @@ import {
   readTable,
   WaverError,
 } from "../../plugins/index.ts";
+import { withGiven } from "./curate/given.ts";
 import { type CurateRecipe, loadRecipe, ruleOrder, withChanges } from "./curate/recipe.ts";
 import { counts, select } from "./curate/select.ts";
 import { findArtefact, newest } from "./lineage/artefact.ts";
@@ -74,7 +75,7 @@ export const funnel = defineOperation({
       recipe: withChanges(recipe.funnel, change),
       ...(target === undefined ? {} : { stage: target }),
     };
-    const picks = (selectors as readonly Pick[]).map((pick, index) => (index === 0 ? { ...asked, ...pick } : pick));
+    const picks = withGiven("select", selectors as readonly Pick[], asked, ["recipe"], ctx);
     const rows = (await select(stored.map(unmarked), picks, ctx)).map(captioned);
     const was = new Map(stored.map((row) => [keyOf(row), row]));
     const gained = rows.filter((row) => row.dropped === null && was.get(keyOf(row))?.dropped !== null);
@@ -109,14 +110,15 @@ async function tableOf(name: string | undefined, ctx: Context): Promise<Digest> 
 type FunnelOf = { readonly funnel: CurateRecipe["funnel"]; readonly stage?: string | undefined };
 
 const Used = z.object({
-  selectors: z
-    .array(z.looseObject({ recipe: z.record(z.string(), z.unknown()).optional(), stage: z.string().optional() }))
-    .min(1),
+  selectors: z.array(
+    z.looseObject({ recipe: z.record(z.string(), z.unknown()).optional(), stage: z.string().optional() }),
+  ),
 });
 
 /** The funnel that a table was made with, as its record tells. */
 async function usedRecipe(digest: Digest, ctx: Context): Promise<FunnelOf> {
-  const used = Used.safeParse((await ctx.store.lineage(digest))?.options).data?.selectors[0];
+  const { data } = Used.safeParse((await ctx.store.lineage(digest))?.options);
+  const used = data?.selectors.find(({ recipe }) => recipe !== undefined);
   if (used?.recipe === undefined) return loadRecipe("nano");
   return { funnel: used.recipe, ...(used.stage === undefined ? {} : { stage: used.stage }) };
 }

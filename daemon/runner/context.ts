@@ -158,11 +158,21 @@ class JobContext implements Context {
 
   readonly providers = <H extends HookName>(
     hook: H,
-  ): readonly { readonly id: string; readonly traits: Traits<H>; readonly summary: string }[] =>
+  ): readonly {
+    readonly id: string;
+    readonly traits: Traits<H>;
+    readonly summary: string;
+    readonly options: readonly string[];
+  }[] =>
     this.#parts.host
       .registry()
       .providers(hook)
-      .map(({ id, traits, summary }) => ({ id, traits: traits as Traits<H>, summary }));
+      .map(({ id, traits, summary, options }) => ({
+        id,
+        traits: traits as Traits<H>,
+        summary,
+        options: Object.keys(options.shape),
+      }));
 
   readonly run = async (operation: string, input: Readonly<Record<string, unknown>>): Promise<JobOutput> => {
     this.#parts.signal.throwIfAborted();

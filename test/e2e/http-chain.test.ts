@@ -141,6 +141,10 @@ test("from videos to a judged clip whose ancestry ends at its source, by request
     "no such folder": "media_missing",
   });
   expect(existsSync(at("set/part-00000.parquet"))).toBe(true);
+  const unfiltered = { sources: [at("videos")], set: { name: "unfiltered" }, embed: { id: "thumbprint" } };
+  expect(await done("curate", { ...unfiltered, scorers: [{ id: "basic" }], selectors: ["dedup"] })).toMatchObject({
+    kept: 2,
+  });
 
   const trained = await done<Made & { snapshots: Made[] }>("train", {
     ...imageStage(PROFILE, SEED, join(ROOT, "configs/nano/vae")),

@@ -65,6 +65,7 @@ export async function testContext(options: TestContextOptions = {}): Promise<Tes
   const logged: TestContext["logged"] = [];
   const log: Context["log"] = (event, fields = {}) => void logged.push({ event, fields });
   const registry = new Registry(options, log);
+  const { providers } = registry;
   const residents = new Map<string, { provider: AnyProvider; options: unknown; state: State }>();
   const progressed: TestContext["progressed"] = [];
   const units: TestContext["units"] = { done: [], found: [] };
@@ -144,8 +145,7 @@ export async function testContext(options: TestContextOptions = {}): Promise<Tes
     run,
     store: undefined as unknown as Store,
     progress: (done, total, stage = "") => void progressed.push({ stage, done, total }),
-    providers: <H extends HookName>(hook: H) =>
-      registry.list(hook) as readonly { id: string; traits: Traits<H>; summary: string }[],
+    providers,
     settle: (hook, { id, ...given }) => ({ id, ...registry.parse(hook, id, given) }),
     cancel: () => abort.abort(),
     async [Symbol.asyncDispose]() {
@@ -236,9 +236,13 @@ class Registry {
     return parsed.data as Readonly<Record<string, unknown>>;
   }
 
-  list(hook: HookName): { id: string; traits: unknown; summary: string }[] {
-    return [...this.#providers]
+  readonly providers: Context["providers"] = <H extends HookName>(hook: H) =>
+    [...this.#providers]
       .filter(([key]) => key.startsWith(`${hook} `))
-      .map(([, provider]) => ({ id: provider.id, traits: provider.traits, summary: provider.summary }));
-  }
+      .map(([, { id, traits, summary, options }]) => ({
+        id,
+        traits: traits as Traits<H>,
+        summary,
+        options: Object.keys(options.shape),
+      }));
 }

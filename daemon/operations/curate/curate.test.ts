@@ -174,6 +174,18 @@ describe("curate", () => {
     expect(output.kept).toBe(1);
   });
 
+  test("each selector gets what it takes, in whatever order and number they are picked", async () => {
+    const alone = await run(await context(), { selectors: [{ id: "dedup" }] });
+    expect(alone.dropped).toEqual([{ rule: "dedup/exact", clips: 1, kept: 5 }]);
+    const turned = await run(await context(), { selectors: [{ id: "dedup" }, { id: "funnel" }] });
+    expect(turned.dropped.map(({ rule }) => rule).sort()).toEqual(["dedup/exact", "nano/still"]);
+    const ctx = await context();
+    await run(ctx, { selectors: [{ id: "dedup" }], stage: "nano", captioners: [{ id: "filename" }] });
+    expect(ctx.logged.flatMap(({ event, fields }) => (event === "setting_ignored" ? [fields["setting"]] : []))).toEqual(
+      ["captions", "stage"],
+    );
+  });
+
   test("nothing usable at all is an error that says why", async () => {
     const ctx = await context();
     const bad = await badFiles(folder);

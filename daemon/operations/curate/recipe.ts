@@ -11,9 +11,9 @@ export const CurateRecipe = z.strictObject({
   summary: z.string(),
   /** Shortest and longest clip, in seconds. */
   clip: z.strictObject({ minSeconds: z.number().positive(), maxSeconds: z.number().positive() }),
-  /** Option `recipe` of the first selector; that selector says what it may hold. */
+  /** Option `recipe` of the selectors that take one; they say what it may hold. */
   funnel: z.record(z.string(), z.unknown()),
-  /** Its option `stage`, when the request names none. */
+  /** Their option `stage`, when the request names none. */
   stage: z.string().optional(),
 });
 export type CurateRecipe = z.output<typeof CurateRecipe>;
