@@ -24,9 +24,14 @@ export const digestOf = (...parts: readonly string[]): string => {
 
 export const bodyHash = (operation: string, body: unknown): string => digestOf("body", operation, canonical(body));
 
-/** A child below its parent: `parent` is the parent's work key, which a later equal parent shares. */
-export const childKey = (parent: string, operation: string, body: unknown): string =>
-  digestOf("child", parent, operation, canonical(body));
+/**
+ * A child below its parent: `parent` is the parent's work key, which a later equal parent shares. `code` is what does
+ * the child's work: after a change of it an unfinished parent gets another child, not the result of the old code.
+ */
+export const childKey = (
+  parent: string,
+  { operation, body, code }: { operation: string; body: unknown; code: Readonly<Record<string, string>> },
+): string => digestOf("child", parent, operation, canonical(body), canonical(code));
 
 export const reuseKey = (work: {
   operation: string;

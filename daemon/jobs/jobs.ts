@@ -363,8 +363,10 @@ export class Jobs {
       const output = await this.query(name, input, this.#closing.signal);
       return this.#dispatch.answerQuery(call, output, (performance.now() - started) / 1000);
     }
-    const { body } = operation.parse(input);
-    const key = childKey(parent.row.workKey, name, body);
+    const parsed = operation.parse(input);
+    const { body } = parsed;
+    const code = this.#reuse.code(operation, parsed);
+    const key = childKey(parent.row.workKey, { operation: name, body, code });
     await this.#alone(`child ${key}`, async () => {
       const earlier = await this.#options.store.byChildKey(key);
       if (earlier !== null && (earlier.state !== "done" || (await this.#reuse.isIntact(operation, earlier.output))))

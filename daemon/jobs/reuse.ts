@@ -2,6 +2,7 @@
 import { toWaverError, WaverError } from "../../plugins/errors.ts";
 import type { Config } from "../config.ts";
 import type { DaemonLog } from "../log.ts";
+import { codeOf, HOST } from "../plugins/code.ts";
 import type { ParsedBody, RegisteredOperation, Registry } from "../plugins/registry.ts";
 import { canonical, contentDigest, digestOf, reuseKey } from "./identity.ts";
 import type { SchedulerEvent } from "./state.ts";
@@ -41,6 +42,13 @@ export class Reuse {
     const written = operation.declared?.writes?.(output as never) ?? [];
     for (const each of written) if (!(await this.#options.exists(each))) return false;
     return true;
+  }
+
+  /** Digests of what is known to do the work: the operation's own code, and the plugins that the request names. */
+  code(operation: RegisteredOperation, parsed: ParsedBody): Record<string, string> {
+    const { registry, config } = this.#options;
+    const parts = [HOST, ...this.#named(operation, parsed)];
+    return Object.fromEntries(parts.map((part) => [part, codeOf(part, registry(), config) ?? ""]));
   }
 
   async #work(): Promise<void> {
@@ -95,18 +103,22 @@ export class Reuse {
   #plugins(operation: RegisteredOperation, parsed: ParsedBody): Record<string, string> {
     const { registry, config } = this.#options;
     const { loaded } = registry();
+    const found: Record<string, string> = { "": registry().docs().version };
+    for (const { name, version, origin } of loaded.values()) if (origin === "builtin") found[name] = version;
+    const endpoint = canonical([config.endpoint?.url ?? null, config.endpoint?.model ?? null]);
+    for (const name of this.#named(operation, parsed))
+      found[name] = digestOf(loaded.get(name)?.digest ?? "", canonical(config.plugin[name] ?? {}), endpoint);
+    return found;
+  }
+
+  #named(operation: RegisteredOperation, parsed: ParsedBody): Set<string> {
     const names = new Set(operation.plugin === null ? [] : [operation.plugin]);
     for (const [slot, { hook }] of Object.entries(operation.slots))
       for (const pick of [parsed.picks[slot]].flat())
         if (pick !== null && typeof pick === "object" && "id" in pick) {
-          const provider = registry().provider(hook, String(pick.id));
+          const provider = this.#options.registry().provider(hook, String(pick.id));
           if (provider !== undefined) names.add(provider.plugin);
         }
-    const found: Record<string, string> = { "": registry().docs().version };
-    for (const { name, version, origin } of loaded.values()) if (origin === "builtin") found[name] = version;
-    const endpoint = canonical([config.endpoint?.url ?? null, config.endpoint?.model ?? null]);
-    for (const name of names)
-      found[name] = digestOf(loaded.get(name)?.digest ?? "", canonical(config.plugin[name] ?? {}), endpoint);
-    return found;
+    return names;
   }
 }

@@ -15,7 +15,9 @@ import {
   type Used,
   WaverError,
 } from "../../plugins/index.ts";
+import type { Config } from "../config.ts";
 import type { Daemon } from "../operations/context.ts";
+import { codeOf, HOST } from "../plugins/code.ts";
 import { textDigest } from "../plugins/digest.ts";
 import { didYouMean } from "../plugins/nearest.ts";
 import type { RegisteredProvider, Registry } from "../plugins/registry.ts";
@@ -26,7 +28,7 @@ import { takesFrames, toFacts } from "./frames.ts";
 import { checkNeeds } from "./plan.ts";
 import { ProgressMeter } from "./progress.ts";
 import type { Held, Residency } from "./residency.ts";
-import { Units } from "./unit.ts";
+import { CodeUsed, Units } from "./unit.ts";
 
 /** Cancel and progress get a turn at least this often in work that calls `breathe` often enough. */
 const BREATH_MS = 50;
@@ -35,6 +37,7 @@ const BREATH_MS = 50;
 export interface Host {
   readonly role: Role;
   readonly device: string;
+  readonly config: Config;
   readonly code: PluginCode;
   readonly residency: Residency;
   registry(): Registry;
@@ -69,15 +72,19 @@ export interface OpenContext {
   close(): void;
 }
 
-export function openContext(host: Host, work: Work): OpenContext {
+/** `plugin`: whose operation it is that gets this context; null for the host's own. */
+export function openContext(host: Host, work: Work, plugin: string | null = null): OpenContext {
   const meter = new ProgressMeter((progress) => work.progress(progress));
-  const units = new Units(work.workDir);
+  const code = new CodeUsed((part) => codeOf(part, host.registry(), host.config));
+  code.add(plugin ?? HOST);
+  const units = new Units(work.workDir, code);
   const held = new Set<Held>();
   const ctx = new JobContext({
     host,
     work,
     meter,
     units,
+    code,
     held,
     signal: work.signal,
     media: host.media(work.signal),
@@ -98,6 +105,8 @@ interface Parts {
   readonly work: Work;
   readonly meter: ProgressMeter;
   readonly units: Units;
+  /** What the results of this job come from. */
+  readonly code: CodeUsed;
   /** What was used through this context and is not let go of yet. */
   readonly held: Set<Held>;
   readonly signal: AbortSignal;
@@ -188,6 +197,7 @@ class JobContext implements Context {
     const { host, signal } = this.#parts;
     signal.throwIfAborted();
     const found = await this.#find(hook, id);
+    this.#parts.code.add(found.plugin);
     if (host.code.isLocal(found)) return this.#useHere(hook, found, options);
     if (!hooks[hook].portable)
       throw new WaverError(

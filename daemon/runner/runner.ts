@@ -73,6 +73,7 @@ export class Runner implements AsyncDisposable {
     this.#host = {
       role,
       device,
+      config,
       code: this.#code,
       residency: this.#residency,
       registry: () => this.#current(),
@@ -156,7 +157,7 @@ export class Runner implements AsyncDisposable {
     const declared = await this.#code.operation(this.#current(), found);
     const { input, picks } = found.parse(body);
     await prepareWorkDir(work.workDir);
-    const { ctx, close } = openContext(this.#host, work);
+    const { ctx, close } = openContext(this.#host, work, found.plugin);
     const leading = this.#options.ranks?.leading(ctx);
     try {
       // A third party's own schema may say more than its JSON Schema did.

@@ -3,7 +3,7 @@ import { mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { z } from "zod";
-import { Units } from "./unit.ts";
+import { CodeUsed, Units } from "./unit.ts";
 
 let folder: string;
 beforeEach(async () => {
@@ -19,6 +19,37 @@ test("a unit is done once", async () => {
   expect(await new Units(folder).once("clip 1", Result, work)).toEqual({ n: 1 });
   expect(await new Units(folder).once("clip 1", Result, work)).toEqual({ n: 1 });
   expect(await new Units(folder).once("clip 2", Result, work)).toEqual({ n: 2 });
+});
+
+test("a unit is done again when code that it came from has changed, and when what it followed has", async () => {
+  let digests: Record<string, string> = { op: "1", a: "1", b: "1" };
+  let runs = 0;
+  /** One attempt: a unit of `a`, then one of `b`; what `a` gave is in the mind of the operation. */
+  const attempt = async (): Promise<number[]> => {
+    const code = new CodeUsed((part) => digests[part] ?? null);
+    code.add("op");
+    const units = new Units(folder, code);
+    const done = async (part: string): Promise<number> => {
+      const { n } = await units.once(part, Result, async () => {
+        code.add(part);
+        return { n: ++runs };
+      });
+      return n;
+    };
+    return [await done("a"), await done("b")];
+  };
+  expect(await attempt()).toEqual([1, 2]);
+  digests = { ...digests, unrelated: "2" };
+  expect(await attempt()).toEqual([1, 2]);
+  digests = { ...digests, b: "2" };
+  expect(await attempt()).toEqual([1, 3]);
+  // `a` was only found in the last attempt, yet the unit after it followed from it.
+  digests = { ...digests, a: "2" };
+  expect(await attempt()).toEqual([4, 5]);
+  digests = { ...digests, op: "2" };
+  expect(await attempt()).toEqual([6, 7]);
+  digests = { op: "2", a: "2" };
+  expect(await attempt()).toEqual([6, 8]);
 });
 
 test("equal keys at once share the work", async () => {

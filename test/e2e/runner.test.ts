@@ -101,6 +101,18 @@ test("the device's runner under SIGSTOP is killed and replaced, and the job goes
 
 test("so is a third party's own process, which knows its plugin's settings", () => stopped("wp-worker"));
 
+test("after a change of its plugin's code a job that goes on uses nothing that the old code did", async () => {
+  const steps = 12;
+  const { id } = await client.submit("wp-worker", { steps });
+  await eventually(async () => ((await client.job(id)).progress?.done ?? 0) >= 3, 60_000);
+  await daemon.stop();
+  await home.install({ name: NAME, source: SOURCE.replace("word = config.word", 'word = config.word + " anew"') });
+  daemon = await startDaemon({ config, program: { ...programOf(config), silenceMs: SILENCE_MS } });
+  const job = await client.wait(id);
+  expect(job.attempt).toBe(2);
+  expect((job.output as Step[]).map(({ word }) => word)).toEqual(Array(steps).fill("heard anew"));
+});
+
 test("work that holds up the event loop is no silence: the engine's thread goes on beating", async () => {
   const { id } = await client.submit("wp-hold", { ms: SILENCE_MS + 3_000 });
   const job = await client.wait(id);
