@@ -47,6 +47,10 @@ export const ConfigFile = z.strictObject({
     .optional()
     .meta({ description: "provider of the storage hook that keeps artefacts, options beside its id" }),
   keepAlive: Seconds.default(300).meta({ description: "seconds an idle provider stays loaded" }),
+  patience: z.number().positive().default(60).meta({
+    description:
+      "seconds that code of a third party's plugin may show no sign of life before it is cut off (its own word wins); our own gets ten times as long",
+  }),
   memoryBudget: z
     .int()
     .positive()
@@ -205,6 +209,7 @@ function fromEnvironment(env: Readonly<Record<string, string | undefined>>): Rec
     socket: env["WAVER_SOCKET"],
     device: env["WAVER_DEVICE"],
     keepAlive: number("WAVER_KEEP_ALIVE"),
+    patience: number("WAVER_PATIENCE"),
     memoryBudget: number("WAVER_MEMORY_BUDGET"),
     threads: number("WAVER_THREADS"),
     workers: number("WAVER_WORKERS"),

@@ -24,6 +24,7 @@ import type { ProcessProgram } from "./jobs/process.ts";
 import { type DaemonLog, openLog } from "./log.ts";
 import { scrubbedEnv } from "./plugins/host.ts";
 import { type LoadRegistryOptions, loadRegistry, type Registry } from "./plugins/registry.ts";
+import { readUses, usesFile } from "./runner/uses.ts";
 
 /** Running jobs get this long to reach a unit boundary when the daemon stops. */
 const GRACE_MS = 10_000;
@@ -33,6 +34,8 @@ const QUEUE_LIMIT = 1_000;
 const SILENCE_MS = 15_000;
 /** Loading the engine from a cold disk. */
 const START_MS = 120_000;
+/** One operator of ours, beside a third party's code, may take as many times the patience with that code. */
+const OPERATOR = 5;
 
 export interface DaemonOptions {
   readonly config: Config;
@@ -77,6 +80,7 @@ export async function startDaemon(options: DaemonOptions): Promise<RunningDaemon
   // Asked for by a person, who may have mended it: what was put in quarantine gets another chance.
   const renew = (): Promise<Registry> => {
     quarantined.clear();
+    jobs.forgive();
     return reload();
   };
 
@@ -94,6 +98,7 @@ export async function startDaemon(options: DaemonOptions): Promise<RunningDaemon
     queueLimit: options.queueLimit ?? QUEUE_LIMIT,
     exists: (written) => artifacts.exists(written),
     inDaemon: inDaemon({ config, registry: () => registry, reload, renew, log }),
+    quarantined: () => new Map(quarantined),
     quarantine: (plugin, reason) => {
       log("error", "plugin_quarantined", { plugin, reason });
       quarantined.set(plugin, reason);
@@ -176,6 +181,10 @@ export function programOf(config: Config): ProcessProgram {
     cwd: config.home,
     silenceMs: SILENCE_MS,
     startMs: START_MS,
+    foreign: {
+      uses: (pid) => readUses(usesFile(config.home, pid)),
+      busyMs: config.patience * OPERATOR * 1000,
+    },
   };
 }
 

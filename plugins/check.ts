@@ -42,6 +42,7 @@ const ProviderShape = z.object({
     )
     .optional(),
   bytes: aFunction.optional(),
+  patience: aFunction.optional(),
   load: aFunction.optional(),
   run: aFunction,
 });
@@ -64,6 +65,7 @@ const OperationShape = z.object({
   ),
   reads: aFunction.optional(),
   writes: aFunction.optional(),
+  patience: aFunction.optional(),
   examples: z.array(z.string()).optional(),
   run: aFunction,
 });

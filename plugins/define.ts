@@ -119,6 +119,11 @@ export interface Provider<H extends HookName, O extends z.ZodObject, S extends S
   readonly needs?: readonly Need[];
   /** Bytes resident after load, asked before load. */
   bytes?(options: z.output<O>): number | Promise<number>;
+  /**
+   * Seconds that `load` or `run` may go without a sign of life (no use of `ctx`, no computing: it waits for a server,
+   * say) before it is cut off as `plugin_timeout`. Default: the host's `patience`.
+   */
+  patience?(options: z.output<O>): number;
   /** Called once per distinct options. */
   load?(options: z.output<O>, ctx: Context): Promise<S>;
   run(input: In<H>, call: { readonly options: z.output<O>; readonly state: S; readonly ctx: Context }): Promise<Out<H>>;
@@ -186,6 +191,8 @@ export interface Operation<I extends z.ZodObject, O extends z.ZodType> {
   readonly ranks?: (input: z.output<I>) => Ranks | null;
   /** Examples for help texts and the web form. */
   readonly examples?: readonly string[];
+  /** As a provider's. */
+  readonly patience?: (input: z.output<I>) => number;
   run(input: z.output<I>, picks: Picks, ctx: Context): Promise<z.output<O>>;
 }
 

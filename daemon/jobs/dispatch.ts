@@ -118,6 +118,8 @@ export class Dispatch {
 
   /** What a process says. Leases are checked by the scheduler, where they are known. */
   readonly heard = (from: RunnerProcess, message: FromRunner): void => {
+    if (message.type === "failed" || message.type === "called")
+      this.#notice(from, message.error as ErrorBody | undefined);
     switch (message.type) {
       case "progress":
         // Nobody watches a query.
@@ -162,6 +164,12 @@ export class Dispatch {
         return;
     }
   };
+
+  /** A promise that never settled, in this very process: those who only waited for it pass its error on. */
+  #notice(from: RunnerProcess, error: ErrorBody | undefined): void {
+    if (error?.code !== "plugin_timeout" || error.data?.["process"] !== from.pid) return;
+    this.#fleet.hung(from, String(error.data["plugin"]), error.message);
+  }
 
   readonly gone = (from: RunnerProcess, exit: { reason: string; expected: boolean }): void => {
     this.calls.gone(from, exit.reason);

@@ -1,8 +1,9 @@
 /** The job system as the rest of the daemon sees it: submit, ask, look, cancel, follow. */
 import { randomInt } from "node:crypto";
-import { type ErrorBody, WaverError } from "../../plugins/errors.ts";
+import { type ErrorBody, toWaverError, WaverError } from "../../plugins/errors.ts";
 import type { Config } from "../config.ts";
 import type { DaemonLog } from "../log.ts";
+import { outOfService } from "../plugins/quarantine.ts";
 import type { RegisteredOperation, Registry } from "../plugins/registry.ts";
 import type { Lease } from "../runner/protocol.ts";
 import { isTerminal, type JobEvent, type JobId, type JobView, PREVIEW, type Status } from "../wire.ts";
@@ -31,6 +32,7 @@ export interface JobsOptions {
   /** Whether an artefact or file that an earlier result names is still there. */
   exists(written: string): Promise<boolean>;
   quarantine(plugin: string, reason: string): void;
+  quarantined(): ReadonlyMap<string, string>;
   readonly inDaemon: InDaemon;
   fatal(error: unknown): void;
 }
@@ -85,6 +87,7 @@ export class Jobs {
         gone: (from, exit) => this.#dispatch.gone(from, exit),
       },
       quarantine: options.quarantine,
+      quarantined: options.quarantined,
     });
     this.#dispatch = new Dispatch(
       {
@@ -223,7 +226,9 @@ export class Jobs {
     const found = this.#options.registry().operations.get(name);
     if (found !== undefined) return found;
     throw new WaverError("unknown_operation", `there is no operation ${JSON.stringify(name.slice(0, 64))}`, {
-      hint: `known: ${[...this.#options.registry().operations.keys()].sort().join(", ")}`,
+      hint:
+        outOfService(this.#options.registry()) ??
+        `known: ${[...this.#options.registry().operations.keys()].sort().join(", ")}`,
     });
   }
 
@@ -280,16 +285,30 @@ export class Jobs {
     return { jobs: await this.#options.store.counts(), ...this.#fleet.status() };
   }
 
-  /** After the set of plugins changed: idle processes are replaced, and jobs of a plugin that is gone fail. */
+  /** After the set of plugins changed: idle processes are replaced, and waiting jobs that need what is gone fail. */
   pluginsChanged(): void {
     this.#fleet.retire();
-    for (const live of this.#state.jobs.values())
-      if (live.row.state === "queued" && !this.#options.registry().operations.has(live.row.operation))
-        this.#loop.post({
-          type: "broken",
-          lane: live.lane,
-          error: { code: "plugin_failed", message: `the plugin of ${live.row.operation} is no longer loaded` },
-        });
+    for (const { row } of this.#state.jobs.values()) {
+      if (row.state !== "queued") continue;
+      try {
+        this.operation(row.operation).parse(row.body);
+      } catch (error) {
+        const { code, message, hint } = toWaverError(error);
+        const isGone = code === "unknown_operation" || code === "no_provider";
+        const why = isGone ? `a plugin that ${row.operation} needs is no longer loaded: ${message}` : message;
+        const body = {
+          code: isGone ? "plugin_failed" : code,
+          message: why,
+          ...(hint === undefined ? {} : { hint }),
+        } as const;
+        this.#loop.post({ type: "broken", job: row.id, error: body });
+      }
+    }
+  }
+
+  /** Plugins were looked after by a person: earlier crashes count no more. */
+  forgive(): void {
+    this.#fleet.forgive();
   }
 
   /** Nothing new is taken or started; running jobs get `graceMs` to reach a unit boundary and stay resumable. */

@@ -12,6 +12,7 @@ import {
   runnerArguments,
   type ToRunner,
 } from "../runner/protocol.ts";
+import type { Uses } from "../runner/uses.ts";
 import type { JobId } from "../wire.ts";
 import { killGroup } from "./pidfile.ts";
 import type { RankGroup } from "./ranks.ts";
@@ -25,6 +26,8 @@ export interface ProcessProgram {
   readonly silenceMs: number;
   /** The same before it is ready: loading the engine from a cold disk takes a while. */
   readonly startMs: number;
+  /** How the device's runner tells of third parties' code, and how long that may keep it from a turn of its event loop. */
+  readonly foreign?: { uses(pid: number): Uses; readonly busyMs: number };
 }
 
 export interface ProcessListener {
@@ -34,6 +37,10 @@ export interface ProcessListener {
 
 export interface Exit {
   readonly reason: string;
+  /** By something that it ran, as opposed to a signal from outside. */
+  readonly byItself: boolean;
+  /** Third parties' plugins at work in it (the device's runner only). */
+  readonly uses: Uses;
   /** We asked it to stop. */
   readonly expected: boolean;
   readonly wasReady: boolean;
@@ -57,6 +64,8 @@ export class RunnerProcess {
   isStopping = false;
   /** The ranks that it is one of. */
   group: RankGroup | null = null;
+  /** Takes nothing new, and ends with what it has: something in it hangs. */
+  isRetired = false;
   rssBytes = 0;
   resident: z.output<typeof Resident>[] = [];
   idleSince = performance.now();
@@ -65,8 +74,11 @@ export class RunnerProcess {
   readonly #log: DaemonLog;
   readonly #listener: ProcessListener;
   #lastSign = performance.now();
+  /** The same of the event loop: the heartbeat goes on while an operator, or an endless loop, holds it up. */
+  #lastTurn = performance.now();
   #lastLook = performance.now();
   #cause: string | null = null;
+  #isHeldUp = false;
 
   constructor(program: ProcessProgram, args: RunnerArguments, listener: ProcessListener, log: DaemonLog) {
     this.args = args;
@@ -100,7 +112,14 @@ export class RunnerProcess {
           ),
         );
         exited.resolve();
-        listener.gone(this, { reason, expected: this.isStopping, wasReady: this.isReady });
+        const fromOutside = signal === "SIGKILL" || signal === "SIGTERM";
+        listener.gone(this, {
+          reason,
+          byItself: this.#isHeldUp || (this.#cause === null && !fromOutside),
+          uses: this.uses(),
+          expected: this.isStopping,
+          wasReady: this.isReady,
+        });
       },
     });
     this.pid = this.#child.pid;
@@ -114,6 +133,11 @@ export class RunnerProcess {
   send(message: ToRunner): void {
     if (this.isGone) return;
     this.#child.send(message);
+  }
+
+  /** Third parties' plugins at work in it; only the device's runner has to say, others were started for one or for none. */
+  uses(): Uses {
+    return (this.args.role === "device" ? this.#program.foreign?.uses(this.pid) : undefined) ?? { now: [], ever: [] };
   }
 
   /** Asks it to end at its next unit boundary. */
@@ -137,6 +161,7 @@ export class RunnerProcess {
     }
     const message = parsed.data;
     this.#lastSign = performance.now();
+    this.#lastTurn = this.#lastSign;
     if (message.type === "ready") {
       this.isReady = true;
       ready();
@@ -151,10 +176,24 @@ export class RunnerProcess {
   #look(): void {
     const now = performance.now();
     // This daemon itself was stopped or starved: what it did not hear in that time says nothing about the child.
-    if (now - this.#lastLook > 3_000) this.#lastSign = now;
+    if (now - this.#lastLook > 3_000) {
+      this.#lastSign = now;
+      this.#lastTurn = now;
+    }
     this.#lastLook = now;
     const limit = this.isReady ? this.#program.silenceMs : this.#program.startMs;
     if (now - this.#lastSign > limit) this.kill(`silent for ${Math.round(limit / 1000)} s`);
+    this.#lookForLoops(now - this.#lastTurn);
+  }
+
+  /** Our own operators may take their time; a third party's endless loop would take the device for ever. */
+  #lookForLoops(heldUpMs: number): void {
+    const busyMs = this.#program.foreign?.busyMs ?? Number.POSITIVE_INFINITY;
+    if (!this.isReady || heldUpMs <= busyMs) return;
+    const { now } = this.uses();
+    if (now.length === 0) return;
+    this.#isHeldUp = true;
+    this.kill(`held up for ${Math.round(heldUpMs / 1000)} s with code of ${now.join(", ")} at work`);
   }
 
   async #listen(fd: unknown): Promise<void> {

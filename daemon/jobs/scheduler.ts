@@ -104,11 +104,11 @@ class Step {
         if (live !== undefined) this.#cancel(live);
         return;
       }
-      case "broken":
-        for (const live of [...this.#state.jobs.values()])
-          if (live.lane === event.lane && live.row.state === "queued")
-            this.settle(live, "failed", { error: event.error });
+      case "broken": {
+        const live = this.#state.jobs.get(event.job);
+        if (live?.row.state === "queued") this.settle(live, "failed", { error: event.error });
         return;
+      }
       case "drain":
         this.#state.draining = true;
         return;

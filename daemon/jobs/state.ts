@@ -99,8 +99,8 @@ export type SchedulerEvent =
   /** The process is gone. `death`: of its own, so that it counts towards crash_loop. */
   | { readonly type: "lost"; readonly lease: Lease; readonly death: boolean; readonly reason: string }
   | { readonly type: "cancel"; readonly job: JobId }
-  /** The lane's processes cannot start: its jobs fail instead of waiting for ever. */
-  | { readonly type: "broken"; readonly lane: Lane; readonly error: ErrorBody }
+  /** A queued job can no longer be done: it fails instead of waiting for ever. */
+  | { readonly type: "broken"; readonly job: JobId; readonly error: ErrorBody }
   | { readonly type: "drain" }
   | { readonly type: "tick" };
 

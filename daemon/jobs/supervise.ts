@@ -28,8 +28,10 @@ export interface FleetOptions {
   readonly pidFolder: string;
   readonly log: DaemonLog;
   readonly listener: ProcessListener;
-  /** A third-party plugin took its process down too often. */
+  /** A third-party plugin took a process down, or too often hung in one. */
   quarantine(plugin: string, reason: string): void;
+  /** Those that were put out of service, with the reason. */
+  quarantined(): ReadonlyMap<string, string>;
 }
 
 /** What is the daemon's own business (its plugins, its store) and computes nothing: runs in the daemon itself. */
@@ -45,7 +47,7 @@ const MAX_FAILED_STARTS = 3;
 const GIVE_UP_MS = 30_000;
 /** A process that lived this long was healthy: its death starts a new count. */
 const HEALTHY_MS = 60_000;
-/** Crashes of a plugin's own process within the window that put it in quarantine (reliability.md P1). */
+/** Crashes and hangs of a plugin within the window that put it in quarantine (reliability.md P1). */
 const PLUGIN_CRASHES = 3;
 const PLUGIN_WINDOW_MS = 600_000;
 
@@ -56,7 +58,6 @@ class Crew {
   failures = 0;
   failedStarts = 0;
   notBefore = 0;
-  crashes: number[] = [];
   lastStart = 0;
   lastError: WaverError | null = null;
 }
@@ -64,6 +65,8 @@ class Crew {
 export class Fleet {
   readonly #options: FleetOptions;
   readonly #crews = new Map<Lane, Crew>();
+  /** Times of crashes and hangs by third-party plugin. */
+  readonly #offences = new Map<string, number[]>();
   readonly #sweep: ReturnType<typeof setInterval>;
   #stopping = false;
 
@@ -105,9 +108,18 @@ export class Fleet {
   release(from: RunnerProcess): void {
     from.busy = from.jobs.size > 0;
     from.idleSince = performance.now();
+    if (from.isRetired && from.jobs.size === 0 && from.calls.size === 0) from.stop();
     if (from.args.role !== "worker" || from.args.plugin !== null || from.busy || from.calls.size > 0) return;
     const idle = [...this.#crew(WORKER_LANE).processes].filter((each) => !each.busy && isUsable(each));
     if (idle.length > this.#options.workers) from.stop();
+  }
+
+  /** A promise of a plugin never settled there. What else waits in that process is unknown: it ends with the work it has. */
+  hung(from: RunnerProcess, plugin: string, reason: string): void {
+    from.isRetired = true;
+    const isForeign = from.args.plugin === plugin || from.uses().ever.includes(plugin);
+    this.#options.log("error", "plugin_hung", { pid: from.pid, plugin, reason });
+    if (isForeign) this.#count(plugin, reason);
   }
 
   /** A process for a call of a portable provider: calls share processes with jobs, so they can never wait in a circle. */
@@ -180,7 +192,7 @@ export class Fleet {
     if (lane.startsWith("ranks:")) return this.#startRanks(lane, crew);
     const plugin = lane.startsWith("plugin:") ? lane.slice("plugin:".length) : null;
     const role = lane === DEVICE_LANE ? "device" : "worker";
-    return this.#spawn(lane, crew, { role, device: role === "device" ? device : "cpu", plugin, without: [] });
+    return this.#spawn(lane, crew, { role, device: role === "device" ? device : "cpu", plugin });
   }
 
   /** As many processes as there are ranks; the first of them takes the job. */
@@ -194,7 +206,6 @@ export class Fleet {
         role: "device",
         device,
         plugin: null,
-        without: [],
         ranks: { ...ranks, rank },
       });
       made.group = group;
@@ -211,7 +222,9 @@ export class Fleet {
         else if (other.startsWith("ranks:") && other !== lane && !isFollower(each) && load(each) === 0) each.stop();
   }
 
-  #spawn(lane: Lane, crew: Crew, args: RunnerArguments): RunnerProcess {
+  #spawn(lane: Lane, crew: Crew, what: Omit<RunnerArguments, "without">): RunnerProcess {
+    const without = this.#options.quarantined();
+    const args: RunnerArguments = { ...what, without };
     const { program, log, pidFolder, listener } = this.#options;
     const made = new RunnerProcess(
       program,
@@ -225,14 +238,18 @@ export class Fleet {
     );
     crew.processes.add(made);
     writePidFile(join(pidFolder, `${made.pid}.json`), made.pid);
-    log("info", "process_started", { pid: made.pid, lane });
+    log("info", "process_started", {
+      pid: made.pid,
+      lane,
+      ...(without.size === 0 ? {} : { without: [...without.keys()] }),
+    });
     return made;
   }
 
   #gone(lane: Lane, crew: Crew, from: RunnerProcess, exit: Exit): void {
     const { log, pidFolder, listener } = this.#options;
     crew.processes.delete(from);
-    rmSync(join(pidFolder, `${from.pid}.json`), { force: true });
+    for (const suffix of ["json", "uses"]) rmSync(join(pidFolder, `${from.pid}.${suffix}`), { force: true });
     log(exit.expected ? "info" : "error", "process_ended", {
       pid: from.pid,
       lane,
@@ -248,17 +265,42 @@ export class Fleet {
       if (!exit.wasReady) crew.failedStarts += 1;
       // A pool goes on with its other processes; only a lane with none left has to wait.
       crew.notBefore = now + backoffMs(crew.failures, Math.random());
-      if (from.args.plugin !== null) this.#countCrash(crew, from.args.plugin, exit.reason, now);
     }
     listener.gone(from, exit);
+    if (!exit.expected) this.#accuse(from, exit);
   }
 
-  #countCrash(crew: Crew, plugin: string, reason: string, now: number): void {
-    crew.crashes = [...crew.crashes.filter((at) => now - at < PLUGIN_WINDOW_MS), now];
-    if (crew.crashes.length < PLUGIN_CRASHES) return;
-    // Let out of quarantine, it starts without a past.
-    Object.assign(crew, { crashes: [], failures: 0, notBefore: 0 });
-    this.#options.quarantine(plugin, `its process ended ${PLUGIN_CRASHES} times within 10 minutes, last by ${reason}`);
+  /** The device's runner serves all others too: a third party that alone was at work when it died is out at once (design.md 4). */
+  #accuse(from: RunnerProcess, { uses, byItself, reason }: Exit): void {
+    const { plugin: own } = from.args;
+    const suspects = own !== null ? [own] : uses.now.length > 0 ? uses.now : uses.ever;
+    for (const plugin of suspects)
+      if (own === null && byItself && uses.now.length === 1)
+        this.#putOut(plugin, `it was at work when the runner of the device ended by ${reason}`);
+      else this.#count(plugin, reason);
+  }
+
+  #count(plugin: string, reason: string): void {
+    const now = performance.now();
+    const times = [...(this.#offences.get(plugin) ?? []).filter((at) => now - at < PLUGIN_WINDOW_MS), now];
+    this.#offences.set(plugin, times);
+    if (times.length < PLUGIN_CRASHES) return;
+    this.#putOut(plugin, `it crashed or hung ${PLUGIN_CRASHES} times within 10 minutes, last by ${reason}`);
+  }
+
+  #putOut(plugin: string, reason: string): void {
+    this.#offences.delete(plugin);
+    // What died of it need not wait: the cause is gone.
+    for (const lane of [pluginLane(plugin), DEVICE_LANE]) {
+      const crew = this.#crews.get(lane);
+      if (crew !== undefined) Object.assign(crew, { failures: 0, notBefore: 0 });
+    }
+    this.#options.quarantine(plugin, reason);
+  }
+
+  /** A person looked after the plugins: they start without a past. */
+  forgive(): void {
+    this.#offences.clear();
   }
 
   #letIdleGo(): void {
@@ -282,7 +324,8 @@ export class Fleet {
   }
 }
 
-const isUsable = (each: RunnerProcess): boolean => !each.isGone && !each.isStopping && each.group?.isBroken !== true;
+const isUsable = (each: RunnerProcess): boolean =>
+  !each.isGone && !each.isStopping && !each.isRetired && each.group?.isBroken !== true;
 
 /** Takes no work of its own, and ends with its leader. */
 const isFollower = (each: RunnerProcess): boolean => each.group !== null && each.group.leader !== each;

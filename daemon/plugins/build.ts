@@ -1,12 +1,14 @@
 /** Assembles the registry: core operations, then plugins in their order, frozen. */
 import { version as hostVersion } from "../../package.json";
 import { jsonSchemaOf } from "../../plugins/check.ts";
-import { HOOK_API, type HookName } from "../../plugins/index.ts";
+import { HOOK_API, type HookName, WaverError } from "../../plugins/index.ts";
 import { placeOfModel } from "../models/place.ts";
 import { coreOperations } from "../operations/index.ts";
 import { type OperationDoc, type OperationsDoc, type PluginDoc, type ProviderDoc, WIRE_VERSION } from "../wire.ts";
 import { textDigest } from "./digest.ts";
+import type { Refused } from "./discover.ts";
 import { type Climbed, loadPlugins } from "./load.ts";
+import { outOfService } from "./quarantine.ts";
 import type { LoadRegistryOptions, Place, RegisteredOperation, RegisteredProvider, Registry } from "./registry.ts";
 import { type BodyParts, bodySchema, parseBody, schemaFromJson, slotDefault } from "./schema.ts";
 
@@ -23,10 +25,11 @@ export async function buildRegistry(options: LoadRegistryOptions): Promise<Regis
   const byHook = new Map<HookName, RegisteredProvider[]>();
   for (const provider of providers) byHook.set(provider.hook, [...(byHook.get(provider.hook) ?? []), provider]);
 
+  const missing = outOfService({ plugins: refused });
   const operations = new Map<string, RegisteredOperation>();
   const operationDocs: OperationDoc[] = [];
   const add = (parts: OperationParts): void => {
-    const { operation, doc } = registered(parts, options, byHook, warnings);
+    const { operation, doc } = registered(parts, options, byHook, warnings, missing);
     operations.set(operation.name, operation);
     operationDocs.push(doc);
   };
@@ -40,18 +43,7 @@ export async function buildRegistry(options: LoadRegistryOptions): Promise<Regis
       output: jsonSchemaOf(operation.output, "output"),
       declared: operation,
     });
-  const docs = refused.map(
-    (each): PluginDoc => ({
-      name: each.name,
-      version: each.version,
-      origin: each.origin,
-      folder: each.folder,
-      state: each.state,
-      reason: each.reason,
-      provides: [],
-      operations: [],
-    }),
-  );
+  const docs = refused.map(refusedDoc);
   for (const { loaded, declaration } of climbed) {
     const foreign = loaded.origin === "installed" ? loaded.name : null;
     for (const [name, facts] of Object.entries(declaration.operations)) {
@@ -99,6 +91,17 @@ export async function buildRegistry(options: LoadRegistryOptions): Promise<Regis
   });
 }
 
+const refusedDoc = ({ name, version, origin, folder, state, reason }: Refused): PluginDoc => ({
+  name,
+  version,
+  origin,
+  folder,
+  state,
+  reason,
+  provides: [],
+  operations: [],
+});
+
 function providersOf({ loaded, declaration }: Climbed): RegisteredProvider[] {
   return declaration.provides.map((facts, index) => {
     const declared = loaded.plugin?.provides[index]?.provider ?? null;
@@ -131,6 +134,7 @@ function registered(
   { config }: LoadRegistryOptions,
   byHook: ReadonlyMap<HookName, readonly RegisteredProvider[]>,
   warnings: string[],
+  missing: string | null,
 ): { operation: RegisteredOperation; doc: OperationDoc } {
   const defaults = config.defaults[name] ?? {};
   for (const slot of Object.keys(defaults))
@@ -150,7 +154,14 @@ function registered(
     examples,
     bodySchema: schema,
     declared,
-    parse: (body) => placed(parseBody(parts, schema, body), modelFields, config.home),
+    parse: (body) => {
+      try {
+        return placed(parseBody(parts, schema, body), modelFields, config.home);
+      } catch (error) {
+        if (missing === null || !(error instanceof WaverError) || error.code !== "no_provider") throw error;
+        throw WaverError.fromBody({ ...error.toBody(), hint: missing });
+      }
+    },
   });
   const slots = Object.entries(facts.slots).map(([key, slot]) => {
     const fallback = slotDefault(parts, key);

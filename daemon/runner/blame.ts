@@ -22,3 +22,14 @@ export function blame(error: unknown, culprit: Culprit): WaverError {
     },
   );
 }
+
+/** Names this process: the daemon retires the one in which a promise never settled, not those that waited for it. */
+export const hung = ({ plugin, hook, id }: Culprit, seconds: number): WaverError =>
+  new WaverError(
+    "plugin_timeout",
+    `${hook} ${id} (plugin ${plugin}) showed no sign of life for ${seconds} s and was cut off`,
+    {
+      hint: "if it only takes its time: raise `patience` in the configuration, or let its author declare a longer one",
+      data: { plugin, hook, id, process: process.pid },
+    },
+  );

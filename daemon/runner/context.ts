@@ -20,24 +20,33 @@ import type { Daemon } from "../operations/context.ts";
 import { codeOf, HOST } from "../plugins/code.ts";
 import { textDigest } from "../plugins/digest.ts";
 import { didYouMean } from "../plugins/nearest.ts";
+import { outOfService } from "../plugins/quarantine.ts";
 import type { RegisteredProvider, Registry } from "../plugins/registry.ts";
 import type { Progress } from "../wire.ts";
-import { blame, type Culprit } from "./blame.ts";
+import { blame, type Culprit, hung } from "./blame.ts";
 import type { PluginCode, Role } from "./code.ts";
-import { takesFrames, toFacts } from "./frames.ts";
+import { checkInput, checkOutput, parseOptions } from "./edges.ts";
+import { takesFrames, toFacts, withPulse } from "./frames.ts";
 import { checkNeeds } from "./plan.ts";
 import { ProgressMeter } from "./progress.ts";
+import { living, Pulse } from "./pulse.ts";
 import type { Held, Residency } from "./residency.ts";
 import { CodeUsed, Units } from "./unit.ts";
+import type { UsesLog } from "./uses.ts";
 
 /** Cancel and progress get a turn at least this often in work that calls `breathe` often enough. */
 const BREATH_MS = 50;
+
+/** Our own code is known, and some of it waits for programs that take their time. */
+const OUR_OWN = 10;
 
 /** What all contexts of one process share. */
 export interface Host {
   readonly role: Role;
   readonly device: string;
   readonly config: Config;
+  /** Which third-party plugins are at work here. */
+  readonly uses: UsesLog;
   readonly code: PluginCode;
   readonly residency: Residency;
   registry(): Registry;
@@ -69,19 +78,27 @@ export interface Work {
 /** A context and the end of it: `close` lets go of everything that was used through it. */
 export interface OpenContext {
   readonly ctx: Context;
+  /** Of what runs with this context itself, as opposed to the providers that it uses. */
+  readonly pulse: Pulse;
   close(): void;
 }
 
-/** `plugin`: whose operation it is that gets this context; null for the host's own. */
-export function openContext(host: Host, work: Work, plugin: string | null = null): OpenContext {
+/** `plugin`: whose operation it is that gets this context, null for the host's own; `foreign`: the same if it is a third party's. */
+export function openContext(
+  host: Host,
+  work: Work,
+  { plugin = null, foreign = null }: { plugin?: string | null; foreign?: string | null } = {},
+): OpenContext {
   const meter = new ProgressMeter((progress) => work.progress(progress));
   const code = new CodeUsed((part) => codeOf(part, host.registry(), host.config));
   code.add(plugin ?? HOST);
   const units = new Units(work.workDir, code);
   const held = new Set<Held>();
+  const pulse = new Pulse(host.uses.turns(foreign));
   const ctx = new JobContext({
     host,
     work,
+    pulse,
     meter,
     units,
     code,
@@ -92,6 +109,7 @@ export function openContext(host: Host, work: Work, plugin: string | null = null
   });
   return {
     ctx,
+    pulse,
     close() {
       meter.flush();
       for (const each of held) each.release();
@@ -103,6 +121,8 @@ export function openContext(host: Host, work: Work, plugin: string | null = null
 interface Parts {
   readonly host: Host;
   readonly work: Work;
+  /** Of the provider or operation that has this context. */
+  readonly pulse: Pulse;
   readonly meter: ProgressMeter;
   readonly units: Units;
   /** What the results of this job come from. */
@@ -132,14 +152,15 @@ class JobContext implements Context {
     this.signal = parts.signal;
     this.device = parts.host.device;
     this.workDir = parts.work.workDir;
-    this.media = parts.media;
-    this.store = parts.host.store();
+    this.media = living(parts.media, parts.pulse);
+    this.store = living(parts.host.store(), parts.pulse);
     this.daemon = parts.host.daemon ?? undefined;
   }
 
   readonly log: Log = (event, fields = {}) => {
     const { level, ...rest } = fields;
-    const { culprit, work } = this.#parts;
+    const { culprit, work, pulse } = this.#parts;
+    pulse.touch();
     work.log(level === "warn" || level === "error" ? level : "info", event, { ...rest, ...culprit });
   };
 
@@ -149,10 +170,12 @@ class JobContext implements Context {
     stage = "work",
     detail?: Readonly<Record<string, unknown>>,
   ): void => {
+    this.#parts.pulse.touch();
     this.#parts.meter.report(done, total, stage, detail);
   };
 
   readonly breathe = async (): Promise<void> => {
+    this.#parts.pulse.touch();
     this.#parts.signal.throwIfAborted();
     if (performance.now() - this.#breathedAt < BREATH_MS) return;
     await new Promise((resume) => setImmediate(resume));
@@ -161,8 +184,10 @@ class JobContext implements Context {
   };
 
   readonly unit: Context["unit"] = async (key, schema, work) => {
-    this.#parts.signal.throwIfAborted();
-    return this.#parts.units.once(key, schema, work);
+    const { signal, pulse, units } = this.#parts;
+    signal.throwIfAborted();
+    pulse.touch();
+    return units.once(key, schema, work).finally(() => pulse.touch());
   };
 
   readonly providers = <H extends HookName>(
@@ -185,8 +210,9 @@ class JobContext implements Context {
 
   readonly run = async (operation: string, input: Readonly<Record<string, unknown>>): Promise<JobOutput> => {
     this.#parts.signal.throwIfAborted();
-    this.#parts.meter.flush();
-    return this.#parts.work.submit(operation, { ...input }, this.#parts.signal);
+    const { meter, pulse, work, signal } = this.#parts;
+    meter.flush();
+    return pulse.host(() => work.submit(operation, { ...input }, signal));
   };
 
   readonly use = async <H extends HookName>(
@@ -194,11 +220,11 @@ class JobContext implements Context {
     id: string,
     options: Readonly<Record<string, unknown>> = {},
   ): Promise<Used<H>> => {
-    const { host, signal } = this.#parts;
+    const { host, signal, pulse } = this.#parts;
     signal.throwIfAborted();
-    const found = await this.#find(hook, id);
+    const found = await pulse.host(() => this.#find(hook, id));
     this.#parts.code.add(found.plugin);
-    if (host.code.isLocal(found)) return this.#useHere(hook, found, options);
+    if (host.code.isLocal(found)) return pulse.host(() => this.#useHere(hook, found, options));
     if (!hooks[hook].portable)
       throw new WaverError(
         "needs_unmet",
@@ -219,7 +245,7 @@ class JobContext implements Context {
       .providers(hook)
       .map((each) => each.id);
     throw new WaverError("no_provider", `no provider of ${hook} is named ${id}`, {
-      hint: didYouMean(id, ids),
+      hint: outOfService(host.registry()) ?? didYouMean(id, ids),
       data: { hook, id, known: ids },
     });
   }
@@ -229,26 +255,51 @@ class JobContext implements Context {
     found: RegisteredProvider,
     options: Readonly<Record<string, unknown>>,
   ): Promise<Used<H>> {
-    const { host, held: mine } = this.#parts;
+    const { host, held: mine, pulse: caller } = this.#parts;
     const culprit: Culprit = { plugin: found.plugin, hook, id: found.id };
+    const turns = (): Pulse => new Pulse(host.uses.turns(found.place.plugin));
+    // A value beside the tensors runs its code whenever somebody calls it, and nobody here sees that.
+    const use = host.uses.enter(hooks[hook].portable ? null : found.place.plugin);
     try {
-      const provider = await host.code.provider(host.registry(), found);
+      const fresh = turns();
+      const patience = this.#patience(found);
+      const provider = await fresh.watch(
+        () => host.code.provider(host.registry(), found),
+        patience,
+        () => hung(culprit, patience),
+      );
       const parsed = parseOptions(provider, options, culprit);
       checkNeeds(host.registry(), provider.needs, `${found.id} of ${hook}`);
+      const limit = provider.patience?.(parsed) ?? patience;
       // Nothing to load, nothing to keep.
-      const held: Held =
+      const loaded: Held =
         provider.load === undefined
           ? { state: undefined, release: () => undefined }
-          : await host.residency.acquire(this.#loading(provider, parsed, culprit), this.signal);
+          : await host.residency.acquire(
+              this.#loading(provider, parsed, culprit, { limit, pulse: turns() }),
+              this.signal,
+            );
+      const held: Held = {
+        state: loaded.state,
+        release: () => {
+          loaded.release();
+          use[Symbol.dispose]();
+        },
+      };
       mine.add(held);
-      const ctx = this.#for(culprit, {});
+      const pulse = turns();
+      const ctx = this.#for(culprit, { pulse });
       const call = async (input: In<H>): Promise<Out<H>> => {
         this.signal.throwIfAborted();
+        const given = checkInput(hook, input);
+        const work = (): Promise<Out<H>> =>
+          provider.run(takesFrames(hook) ? withPulse(given, pulse) : given, {
+            options: parsed,
+            state: held.state,
+            ctx,
+          }) as Promise<Out<H>>;
         try {
-          return checkOutput(
-            hook,
-            await provider.run(checkInput(hook, input), { options: parsed, state: held.state, ctx }),
-          );
+          return checkOutput(hook, await caller.host(() => pulse.watch(work, limit, () => hung(culprit, limit))));
         } catch (error) {
           throw blame(error, culprit);
         }
@@ -257,14 +308,21 @@ class JobContext implements Context {
         if (mine.delete(held)) held.release();
       });
     } catch (error) {
+      use[Symbol.dispose]();
       throw blame(error, culprit);
     }
+  }
+
+  #patience({ place }: RegisteredProvider): number {
+    const { patience } = this.#parts.host.config;
+    return place.plugin === null ? patience * OUR_OWN : patience;
   }
 
   #loading(
     provider: AnyProvider,
     options: Record<string, unknown>,
     culprit: Culprit,
+    { limit, pulse }: { readonly limit: number; readonly pulse: Pulse },
   ): Parameters<Residency["acquire"]>[0] {
     const { hook, id } = culprit;
     // What a load uses stays in use as long as what it loaded.
@@ -274,7 +332,14 @@ class JobContext implements Context {
       id,
       key: `${hook} ${id} ${textDigest(JSON.stringify(options))}`,
       bytes: () => provider.bytes?.(options) ?? 0,
-      load: async (signal) => provider.load?.(options, this.#for(culprit, { signal, held })),
+      load: async (signal) => {
+        const ctx = this.#for(culprit, { signal, held, pulse });
+        return pulse.watch(
+          async () => provider.load?.(options, ctx),
+          limit,
+          () => hung(culprit, limit),
+        );
+      },
       unloaded: () => {
         for (const each of held) each.release();
       },
@@ -286,14 +351,14 @@ class JobContext implements Context {
     found: RegisteredProvider,
     options: Readonly<Record<string, unknown>>,
   ): Promise<Used<H>> {
-    const { work } = this.#parts;
+    const { work, pulse } = this.#parts;
     const culprit: Culprit = { plugin: found.plugin, hook, id: found.id };
     const call = async (input: In<H>): Promise<Out<H>> => {
       this.signal.throwIfAborted();
       const crossing = takesFrames(hook)
         ? toFacts(input, (error) => this.log("unread_frames_failed", { level: "warn", reason: String(error) }))
         : input;
-      return checkOutput(hook, await work.use(hook, found.id, { ...options }, crossing, this.signal));
+      return checkOutput(hook, await pulse.host(() => work.use(hook, found.id, { ...options }, crossing, this.signal)));
     };
     return disposable(
       async (input: In<H>) =>
@@ -304,7 +369,7 @@ class JobContext implements Context {
     );
   }
 
-  #for(culprit: Culprit, own: Partial<Pick<Parts, "signal" | "held">>): JobContext {
+  #for(culprit: Culprit, own: Pick<Parts, "pulse"> & Partial<Pick<Parts, "signal" | "held">>): JobContext {
     const media = own.signal === undefined ? this.#parts.media : this.#parts.host.media(own.signal);
     return new JobContext({ ...this.#parts, media, culprit, ...own });
   }
@@ -312,51 +377,6 @@ class JobContext implements Context {
 
 const disposable = <F extends (...args: never[]) => unknown>(call: F, dispose: () => void): F & Disposable =>
   Object.assign(call, { [Symbol.dispose]: dispose });
-
-function parseOptions(
-  provider: AnyProvider,
-  options: Readonly<Record<string, unknown>>,
-  { hook, id }: Culprit,
-): Record<string, unknown> {
-  // A pick is handed on whole: its id is not an option.
-  const { id: _, ...given } = options;
-  const known = Object.keys(provider.options.shape);
-  const unknown = Object.keys(given).find((key) => !known.includes(key));
-  if (unknown !== undefined)
-    throw new WaverError("unknown_option", `${hook} ${id} has no option ${unknown}`, {
-      hint: didYouMean(unknown, known),
-    });
-  const parsed = provider.options.safeParse(given);
-  if (parsed.success) return parsed.data;
-  const issue = parsed.error.issues[0];
-  throw new WaverError(
-    "invalid_input",
-    `${hook} ${id}: ${issue?.path.join(".") ?? "options"}: ${issue?.message ?? "invalid"}`,
-  );
-}
-
-/** Values that cross processes are checked at every edge; values beside tensors by type only. */
-function checkInput<H extends HookName>(hook: H, input: In<H>): In<H> {
-  if (!hooks[hook].portable) return input;
-  const parsed = hooks[hook].input.safeParse(input);
-  if (!parsed.success)
-    throw new WaverError(
-      "invalid_input",
-      `the input of ${hook} is wrong: ${parsed.error.issues[0]?.path.join(".") ?? ""} ${parsed.error.issues[0]?.message ?? ""}`,
-    );
-  return parsed.data as In<H>;
-}
-
-function checkOutput<H extends HookName>(hook: H, output: unknown): Out<H> {
-  if (!hooks[hook].portable) return output as Out<H>;
-  const parsed = hooks[hook].output.safeParse(output);
-  if (!parsed.success)
-    throw new WaverError(
-      "plugin_failed",
-      `it returned something else than ${hook} promises: ${parsed.error.issues[0]?.path.join(".") ?? ""} ${parsed.error.issues[0]?.message ?? ""}`,
-    );
-  return parsed.data as Out<H>;
-}
 
 /** Makes the folder of a job. */
 export async function prepareWorkDir(workDir: string): Promise<void> {

@@ -10,6 +10,7 @@ import {
   type Media,
 } from "../../plugins/index.ts";
 import { Clip, Source } from "../../plugins/types.ts";
+import { heard, type Pulse } from "./pulse.ts";
 
 const Facts = z.object({ clip: Clip, source: Source });
 
@@ -24,6 +25,12 @@ export function toFacts(input: unknown, onError: (error: unknown) => void): unkn
   const { clip, source, frames } = input as ClipFrames;
   drain(frames).catch(onError);
   return { clip, source };
+}
+
+/** The input with frames whose every batch is a sign of life of the one who reads them. */
+export function withPulse<T>(input: T, pulse: Pulse): T {
+  const given = input as ClipFrames;
+  return { ...given, frames: heard(given.frames, pulse) } as T;
 }
 
 /** The input as the provider wants it, decoded here in the view its traits ask for. */

@@ -12,6 +12,7 @@ import type { RankArguments } from "./mesh.ts";
 import { type FromRunner, parseRunnerArguments, ToRunner } from "./protocol.ts";
 import type { Ranks } from "./ranks.ts";
 import { Runner } from "./runner.ts";
+import { usesFile } from "./uses.ts";
 
 const HEARTBEAT_FD = 3;
 const HEARTBEAT_MS = 1000;
@@ -38,9 +39,8 @@ process.on("unhandledRejection", (error) => dieOf("unhandled_rejection", error))
 process.on("uncaughtException", (error) => dieOf("uncaught_exception", error));
 
 const config = share(await loadConfig());
-const quarantined = new Map(args.without.map((name) => [name, "it took an earlier process down"]));
 const load = (): ReturnType<typeof loadRegistry> =>
-  loadRegistry({ config, signal: new AbortController().signal, quarantined });
+  loadRegistry({ config, signal: new AbortController().signal, quarantined: args.without });
 const facts = args.role === "device" ? await startEngine() : beatHere();
 const link = new DaemonLink(send);
 const ranks = args.ranks === undefined ? undefined : await meetOthers(args.ranks);
@@ -51,6 +51,8 @@ const runner = new Runner({
   registry: await load(),
   link,
   reload: load,
+  // A worker runs the code of one third party at most, and the daemon knows of which.
+  ...(args.role === "device" ? { usesFile: usesFile(config.home, process.pid) } : {}),
   ranks: follows ? undefined : ranks,
 });
 if (follows)

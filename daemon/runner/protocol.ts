@@ -107,8 +107,8 @@ export interface RunnerArguments {
   readonly device: string;
   /** The one third-party plugin whose code this worker may import. */
   readonly plugin: string | null;
-  /** Plugins that this process must not import: they took an earlier one down. */
-  readonly without: readonly string[];
+  /** Plugins that this process must not import, with the reason: they took an earlier one down. */
+  readonly without: ReadonlyMap<string, string>;
   /** It is one of several that work on one job. */
   readonly ranks?: RankArguments;
 }
@@ -119,7 +119,7 @@ export const runnerArguments = ({ role, device, plugin, without, ranks }: Runner
   "--device",
   device,
   ...(plugin === null ? [] : ["--plugin", plugin]),
-  ...without.flatMap((name) => ["--without", name]),
+  ...[...without].flatMap(([name, reason]) => ["--without", `${name}=${reason}`]),
   ...(ranks === undefined ? [] : ["--ranks", JSON.stringify(ranks)]),
 ];
 
@@ -131,7 +131,8 @@ export function parseRunnerArguments(argv: readonly string[]): RunnerArguments {
     role: z.enum(["device", "worker"]).parse(values("--role")[0]),
     device: values("--device")[0] ?? "cpu",
     plugin: values("--plugin")[0] ?? null,
-    without: values("--without"),
+    // No name of a package holds "=".
+    without: new Map(values("--without").map((each) => [each.split("=", 1)[0] as string, each.replace(/^[^=]*=/, "")])),
     ...(ranks === undefined ? {} : { ranks: RankArguments.parse(JSON.parse(ranks)) }),
   };
 }

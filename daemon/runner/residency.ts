@@ -1,6 +1,10 @@
 /** What is loaded: one state for each hook, id and options; kept while idle, evicted by time and by bytes. */
-import type { State } from "../../plugins/index.ts";
+import { type State, WaverError } from "../../plugins/index.ts";
 import { admit, type Claim } from "./plan.ts";
+import { Pulse } from "./pulse.ts";
+
+/** Silence of a `dispose` after which the process ends: memory that is never given back is lost to all others. */
+const DISPOSE_SECONDS = 60;
 
 export interface LoadRequest {
   readonly hook: string;
@@ -169,7 +173,11 @@ export class Residency implements AsyncDisposable {
     if (entry.timer !== null) clearTimeout(entry.timer);
     const leaving = entry.state.then(
       async (state) => {
-        await dispose(state);
+        await new Pulse().watch(
+          () => dispose(state),
+          DISPOSE_SECONDS,
+          () => stuck(entry.request),
+        );
         entry.request.unloaded();
       },
       // A load that failed has nothing to dispose; whoever waited for it was told.
@@ -198,6 +206,9 @@ export class Residency implements AsyncDisposable {
     this.#options.onChange?.();
   }
 }
+
+const stuck = ({ hook, id }: LoadRequest): WaverError =>
+  new WaverError("plugin_timeout", `${hook} ${id} did not let go of what it had loaded within ${DISPOSE_SECONDS} s`);
 
 async function dispose(state: State): Promise<void> {
   if (state === undefined || state === null) return;

@@ -2,11 +2,13 @@
 import { join } from "node:path";
 import {
   type AnyOperation,
+  type Context,
   type ErrorBody,
   type FrameView,
   type HookName,
   hooks,
   type Media,
+  type Picks,
   type Store,
   toWaverError,
   WaverError,
@@ -15,17 +17,21 @@ import type { Config } from "../config.ts";
 import { createMedia } from "../media/index.ts";
 import type { Daemon } from "../operations/context.ts";
 import { didYouMean } from "../plugins/nearest.ts";
+import { outOfService } from "../plugins/quarantine.ts";
 import type { RegisteredOperation, Registry } from "../plugins/registry.ts";
 import type { JobId, Progress } from "../wire.ts";
+import { hung } from "./blame.ts";
 import { PluginCode, type Role } from "./code.ts";
 import { type Host, type OpenContext, openContext, prepareWorkDir, type Work } from "./context.ts";
 import { fromFacts, takesFrames } from "./frames.ts";
 import type { Link } from "./link.ts";
 import { peakBytes, resetPeak } from "./memory.ts";
 import type { Lease, ToRunner } from "./protocol.ts";
+import type { Pulse } from "./pulse.ts";
 import type { Ranks } from "./ranks.ts";
 import { Residency } from "./residency.ts";
 import { lazyStore } from "./store.ts";
+import { UsesLog } from "./uses.ts";
 
 export interface RunnerOptions {
   readonly role: Role;
@@ -35,6 +41,8 @@ export interface RunnerOptions {
   readonly config: Config;
   readonly registry: Registry;
   readonly link: Link;
+  /** Where the daemon reads, after a crash, which third-party plugins were at work; null where it knows that anyway. */
+  readonly usesFile?: string;
   /** Loads the registry again. */
   readonly reload: () => Promise<Registry>;
   /** For operations that run in the daemon: `execute` is all that is used of such a runner. */
@@ -74,6 +82,7 @@ export class Runner implements AsyncDisposable {
       role,
       device,
       config,
+      uses: new UsesLog(options.usesFile ?? null),
       code: this.#code,
       residency: this.#residency,
       registry: () => this.#current(),
@@ -154,15 +163,19 @@ export class Runner implements AsyncDisposable {
   /** One operation from body to output, in a context of its own. */
   async execute(operation: string, body: Readonly<Record<string, unknown>>, work: Work): Promise<unknown> {
     const found = await this.#operation(operation);
-    const declared = await this.#code.operation(this.#current(), found);
+    const { plugin } = found.place;
+    const declared = await this.#declared(found);
     const { input, picks } = found.parse(body);
     await prepareWorkDir(work.workDir);
-    const { ctx, close } = openContext(this.#host, work, found.plugin);
+    const { ctx, pulse, close } = openContext(this.#host, work, { plugin: found.plugin, foreign: plugin });
     const leading = this.#options.ranks?.leading(ctx);
+    const shown = leading?.ctx ?? ctx;
     try {
-      // A third party's own schema may say more than its JSON Schema did.
-      const own = found.place.plugin === null ? input : ownInput(operation, declared, input);
-      const output: unknown = await declared.run(own, picks, leading?.ctx ?? ctx);
+      // A third party's own schema may say more than its JSON Schema did. What waits for ever is a third party's, too.
+      const output: unknown =
+        plugin === null
+          ? await declared.run(input, picks, shown)
+          : await this.#guarded(operation, plugin, declared, ownInput(operation, declared, input), picks, shown, pulse);
       const checked = declared.output.safeParse(output);
       if (!checked.success)
         throw new WaverError(
@@ -207,6 +220,28 @@ export class Runner implements AsyncDisposable {
     this.#life.abort(stopped);
   }
 
+  async #declared(found: RegisteredOperation): Promise<AnyOperation> {
+    using _ = this.#host.uses.enter(found.place.plugin);
+    return await this.#code.operation(this.#current(), found);
+  }
+
+  #guarded(
+    name: string,
+    plugin: string,
+    declared: AnyOperation,
+    input: Record<string, unknown>,
+    picks: Picks,
+    ctx: Context,
+    pulse: Pulse,
+  ): Promise<unknown> {
+    const seconds = declared.patience?.(input) ?? this.#options.config.patience;
+    return pulse.watch(
+      () => declared.run(input, picks, ctx),
+      seconds,
+      () => hung({ plugin, hook: "operation", id: name }, seconds),
+    );
+  }
+
   /** In the daemon the registry may be replaced under us. */
   #current(): Registry {
     return this.#options.daemon?.registry() ?? this.#registry;
@@ -216,7 +251,7 @@ export class Runner implements AsyncDisposable {
     const found = this.#current().operations.get(name) ?? (await this.#host.refresh()).operations.get(name);
     if (found === undefined)
       throw new WaverError("unknown_operation", `there is no operation ${name}`, {
-        hint: didYouMean(name, [...this.#current().operations.keys()]),
+        hint: outOfService(this.#current()) ?? didYouMean(name, [...this.#current().operations.keys()]),
       });
     return found;
   }

@@ -47,6 +47,8 @@ export default definePlugin({
       options,
       // Two frames a second show what happens; 448 is a multiple of the patch sizes (14, 28) of common vision towers.
       traits: { view: { width: 448, height: 336, fit: "cover", rate: 2, format: "rgb24", batch: 4 } },
+      // An answer, or the longest pause between two attempts.
+      patience: ({ timeout }) => Math.max(timeout, 60) + 30,
       async run(input, { options, ctx }) {
         const { captionFrom } = await import("./endpoint.ts");
         return captionFrom(input, endpoint, options, ctx);

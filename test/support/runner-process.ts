@@ -39,7 +39,7 @@ export async function startRunner(config: Config, args: Partial<RunnerArguments>
       process.execPath,
       "--no-install",
       program,
-      ...runnerArguments({ role: "worker", device: "cpu", plugin: null, without: [], ...args }),
+      ...runnerArguments({ role: "worker", device: "cpu", plugin: null, without: new Map(), ...args }),
     ],
     {
       stdio: ["ignore", "ignore", "inherit", "pipe"],
