@@ -10,8 +10,10 @@
 
 import { one } from "../call.ts";
 import type { Pending, ProcessGroup } from "../dist.ts";
+import { EngineError } from "../errors.ts";
 import type { TokenPattern, TokenWindows } from "../nn/tokens.ts";
 import { cat, empty, full, stack, tensor, zeros } from "../ops.ts";
+import { needsGraph } from "../precision.ts";
 import { schema } from "../schema.ts";
 import { scope } from "../scope.ts";
 import type { Tensor } from "../tensor.ts";
@@ -31,6 +33,12 @@ export class RingAttention {
 
   /** q, k, v [B P+l h d] -> [B P+l h d] */
   attend(q: Tensor, k: Tensor, v: Tensor, { prefix = 0, mask = null, windows }: TokenPattern): Tensor {
+    if (needsGraph(q, k, v))
+      throw new EngineError(
+        "ranks_unfit",
+        "gradients do not go round a ring yet",
+        "train with parallel.attention ulysses, on as many ranks as divide the heads",
+      );
     const { rank, size } = this.#group;
     const l = this.#lengths[rank] as number;
     const [queries, keys, values] = [q, k, v].map((x) => x.transpose(1, 2)) as [Tensor, Tensor, Tensor]; // [B h P+l d]

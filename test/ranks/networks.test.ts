@@ -41,6 +41,33 @@ describe("waver", () => {
     holds(3, { network: "refiner", heads: 2, size: [3, 10, 6], batch: 2, mode: "ring" }));
 });
 
+describe("gradients through Ulysses, averaged over ranks, are those of one device", () => {
+  test.each([
+    ["wan", 2],
+    ["waver", 4],
+    ["refiner", 2],
+  ] as const)("%s on %d ranks", async (network, ranks) => {
+    const of: NetworkCase = { network, heads: 4, size: [2, 6, 6], batch: 2, mode: "ulysses" };
+    for (const each of await onRanks<{ otherKernels: number; spread: number; weights: number }>(
+      ranks,
+      "test/ranks/networks.ts",
+      "gradients",
+      of,
+    )) {
+      expect(each.weights).toBeGreaterThan(40);
+      // relative to each weight's own largest gradient
+      expect(each.spread).toBeLessThanOrEqual(16 * Math.max(each.otherKernels, 2 ** -20));
+    }
+  });
+  test("a ring says that it has none", async () => {
+    const of: NetworkCase = { network: "wan", heads: 3, size: [2, 6, 6], batch: 1, mode: "ring" };
+    const error: unknown = await onRanks(2, "test/ranks/networks.ts", "gradients", of).catch(
+      (thrown: unknown) => thrown,
+    );
+    expect(String(error)).toContain("gradients do not go round a ring yet");
+  });
+});
+
 describe("weights in parts", () => {
   test("each of 2 ranks keeps half of a Wan's blocks", async () => {
     for (const { kept } of await holds(2, { network: "wan", heads: 2, size: [2, 4, 6], batch: 1, shard: true }))

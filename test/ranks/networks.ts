@@ -2,6 +2,7 @@
 import {
   Generator,
   Mesh,
+  type Module,
   normal_,
   randn,
   type SequenceMode,
@@ -35,7 +36,11 @@ export interface NetworkCase {
   readonly shard?: boolean;
 }
 
-type Network = Disposable & { readonly forward: () => Tensor; readonly blockBytes: () => number };
+type Network = Disposable & {
+  readonly module: Module;
+  readonly forward: () => Tensor;
+  readonly blockBytes: () => number;
+};
 
 function build(of: NetworkCase, generator: Generator): Network {
   const [T, H, W] = of.size;
@@ -51,6 +56,7 @@ function build(of: NetworkCase, generator: Generator): Network {
     const [latents, text] = [draw(of.batch, 4, T, H, W), draw(of.batch, 7, 10)];
     const timestep = of.tokenTimes === true ? draw(of.batch, tokens).abs().mul(500) : draw(of.batch).abs().mul(500);
     return {
+      module: net,
       forward: () => net.forward({ latents, timestep, text }),
       blockBytes: () => net.blocks.reduce((sum, block) => sum + block.bytes("float32"), 0),
       [Symbol.dispose]: () => net.dispose(),
@@ -76,6 +82,7 @@ function build(of: NetworkCase, generator: Generator): Network {
     qwen: features(4, 6, 3),
   };
   return {
+    module: net,
     forward: () => net.forward(input),
     blockBytes: () => [...net.dual, ...net.single].reduce((sum, block) => sum + block.bytes("float32"), 0),
     [Symbol.dispose]: () => net.dispose(),
@@ -108,6 +115,42 @@ export const cases = {
       withBlockPolicy(weights, spread);
       const kept = weights.bytes / net.blockBytes();
       return { ...result, sharded: far(withBlockPolicy(weights, spread)), kept };
+    });
+  },
+
+  /**
+   * A loss that every rank computes from the whole output: the mean over ranks of each weight's gradient, beside that of
+   * one device. Largest distance relative to the largest gradient of the same weight.
+   */
+  gradients: ({ store, world }: Rank, of: NetworkCase) => {
+    using generator = new Generator(11);
+    using mesh = new Mesh(store, world);
+    return scope(() => {
+      using net = build(of, generator);
+      net.module.requiresGrad_();
+      const gradients = (forward: () => Tensor): Tensor[] => {
+        net.module.zeroGrad();
+        scope(() => forward().square().mean().backward());
+        return net.module.parameters().map((p) => (p.grad as Tensor).clone());
+      };
+      const relative = (mine: Tensor[], other: Tensor[]): number =>
+        Math.max(
+          ...mine.map(
+            (g, i) =>
+              g
+                .sub(other[i] as Tensor)
+                .abs()
+                .max()
+                .item() / Math.max(1e-6, g.abs().max().item()),
+          ),
+        );
+      const whole = gradients(net.forward);
+      const kernels = gradients(() => withoutFusion(net.forward));
+      const policy = new SequenceParallel(mesh, { mode: of.mode });
+      const spread = gradients(() => withTokenPolicy(policy, net.forward)).map((g) =>
+        world.allReduce(g).div(world.size),
+      );
+      return { otherKernels: relative(whole, kernels), spread: relative(whole, spread), weights: whole.length };
     });
   },
 } satisfies RankCases;
