@@ -1,5 +1,5 @@
 // The one call that every operator passes through.
-import { addon } from "./addon.ts";
+import { addon, shortWay } from "./addon.ts";
 import { TensorCore } from "./core.ts";
 import { EngineError } from "./errors.ts";
 import { Generator } from "./generator.ts";
@@ -88,8 +88,72 @@ function wrap(op: Schema, i: number, value: unknown, args: readonly Arg[]): Valu
   return value as Value;
 }
 
+// what stands before each argument in the shared buffer, as src/ops.cc reads it
+const LEFT_OUT = 0;
+const NULL = 1;
+const NUMBER = 2;
+const BOOL = 3;
+const TENSOR = 4;
+const LIST = 5;
+
+/** Writes the arguments into the shared buffer; false: something among them must take the long way. */
+function write(op: Schema, args: readonly Arg[], buffer: Float64Array): boolean {
+  if (args.length > op.args.length) return false;
+  let at = 0;
+  for (let i = 0; i < args.length; i++) {
+    const arg = args[i];
+    if (arg instanceof TensorCore) {
+      if (arg.handle === 0 || op.args[i] !== "T") return false;
+      buffer[at++] = TENSOR;
+      buffer[at++] = arg.handle;
+    } else if (typeof arg === "number") {
+      buffer[at++] = NUMBER;
+      buffer[at++] = arg;
+    } else if (arg === undefined) buffer[at++] = LEFT_OUT;
+    else if (arg === null) buffer[at++] = NULL;
+    else if (typeof arg === "boolean") {
+      buffer[at++] = BOOL;
+      buffer[at++] = arg ? 1 : 0;
+    } else if (Array.isArray(arg)) {
+      if (at + arg.length + 2 * args.length > buffer.length) return false;
+      buffer[at++] = LIST;
+      buffer[at++] = arg.length;
+      const tensors = op.args[i] === "L";
+      for (const each of arg as readonly Arg[]) {
+        if (tensors ? !(each instanceof TensorCore) || each.handle === 0 : typeof each !== "number") return false;
+        buffer[at++] = tensors ? (each as TensorCore).handle : (each as number);
+      }
+    } else return false;
+  }
+  return true;
+}
+
+/** The short way: null when this call cannot take it, or failed and shall say why on the long one. */
+function quick(op: Schema, args: readonly Arg[]): Value | null {
+  const short = shortWay();
+  if (short === null || !op.givesTensors || !write(op, args, short.buffer)) return null;
+  const { buffer } = short;
+  const count = short.call(op.id, args.length);
+  if (count < 0) return null;
+  if (count === 1) {
+    const alias = op.alias[0] as number;
+    return alias >= 0 ? (args[alias] as Tensor) : new Tensor(buffer[0] as number);
+  }
+  const results = new Array<Value>(count);
+  for (let i = 0; i < count; i++) {
+    const alias = op.alias[i] as number;
+    const handle = buffer[i] as number;
+    results[i] = alias >= 0 ? (args[alias] as Tensor) : handle === 0 ? null : new Tensor(handle);
+  }
+  return results;
+}
+
 function dispatch(op: Schema, args: readonly Arg[]): Value {
   if (op.id < 0) op.resolve();
+  return quick(op, args) ?? dispatchLong(op, args);
+}
+
+function dispatchLong(op: Schema, args: readonly Arg[]): Value {
   const n = args.length;
   if (n > op.args.length) {
     throw new EngineError(

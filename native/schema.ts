@@ -11,6 +11,8 @@ export class Schema {
   returns = "";
   /** Per return: the argument it is (in-place and out= forms), or -1. */
   alias: number[] = [];
+  /** Returns tensors and nothing else. */
+  givesTensors = false;
   readonly #base: string;
   readonly #overload: string;
 
@@ -27,6 +29,7 @@ export class Schema {
     this.names = found.names;
     this.returns = found.returns;
     this.alias = found.alias;
+    this.givesTensors = /^T+$/.test(found.returns);
     this.id = found.id;
   }
 }

@@ -12,7 +12,7 @@ using c10::IValue;
 using torch::jit::Stack;
 
 enum class Kind : uint8_t { Tensor, Int, Float, Bool, Number, Str, Device, Dtype, Layout, MemoryFormat, Generator,
-                            Tensors, OptTensors, Ints, Floats, Bools, Numbers, Strs, Any, Other };
+                            Tensors, OptTensors, Ints, Floats, Bools, Numbers, OptNumbers, Strs, Any, Other };
 struct Param {
   std::string name;
   Kind kind;
@@ -50,7 +50,8 @@ Kind kindOf(const c10::TypePtr& real, const c10::TypePtr& fake) {
       auto el = real->castRaw<c10::ListType>()->getElementType();
       switch (el->kind()) {
         case K::TensorType: return Kind::Tensors;
-        case K::OptionalType: return Kind::OptTensors;
+        case K::OptionalType:
+          return el->castRaw<c10::OptionalType>()->getElementType()->kind() == K::TensorType ? Kind::OptTensors : Kind::OptNumbers;
         case K::IntType: case K::SymIntType: return Kind::Ints;
         case K::FloatType: return Kind::Floats;
         case K::BoolType: return Kind::Bools;
@@ -71,6 +72,12 @@ char letter(Kind k) {
   return k == Kind::Tensor ? 'T' : k == Kind::Tensors || k == Kind::OptTensors ? 'L' : k == Kind::Generator ? 'G' : '.';
 }
 
+IValue number(double d) {
+  // beyond 2^53 (and for infinities) a double is meant
+  if (d >= -9007199254740992.0 && d <= 9007199254740992.0 && d == static_cast<double>(static_cast<int64_t>(d)))
+    return IValue(static_cast<int64_t>(d));
+  return IValue(d);
+}
 IValue number(napi_env env, napi_value v) {
   auto t = type(env, v);
   if (t == napi_boolean) return IValue(flag(env, v));
@@ -79,11 +86,7 @@ IValue number(napi_env env, napi_value v) {
     napi_get_named_property(env, v, "value", &inner);
     return IValue(num(env, inner));
   }
-  double d = num(env, v);
-  // beyond 2^53 (and for infinities) a double is meant
-  if (d >= -9007199254740992.0 && d <= 9007199254740992.0 && d == static_cast<double>(static_cast<int64_t>(d)))
-    return IValue(static_cast<int64_t>(d));
-  return IValue(d);
+  return number(num(env, v));
 }
 int64_t integer(napi_env env, napi_value v) {
   double d = num(env, v);
@@ -162,6 +165,15 @@ IValue convert(napi_env env, const Param& p, napi_value v) {
       c10::impl::GenericList l(c10::NumberType::get());
       uint32_t n = length(env, v);
       for (uint32_t i = 0; i < n; i++) l.push_back(number(env, element(env, v, i)));
+      return IValue(std::move(l));
+    }
+    case Kind::OptNumbers: {
+      c10::impl::GenericList l(c10::OptionalType::create(c10::NumberType::get()));
+      uint32_t n = length(env, v);
+      for (uint32_t i = 0; i < n; i++) {
+        auto el = element(env, v, i);
+        l.push_back(missing(env, el) ? IValue() : number(env, el));
+      }
       return IValue(std::move(l));
     }
     case Kind::Strs: {
@@ -314,11 +326,114 @@ napi_value Call(napi_env env, napi_callback_info info) {
   return result;
 }
 
+// ---- The short way: arguments as doubles in one shared buffer, called through bun:ffi. It serves tensors, numbers,
+// booleans, lists of them and what is left out; whatever else, and every failure, goes the long way above, which says why.
+double* shared = nullptr;
+size_t sharedLength = 0;
+enum Tag { kLeftOut, kNull, kNumber, kBool, kTensor, kList };  // call.ts writes them
+
+struct LongWay {};
+struct Reader {
+  const double* at;
+  double next() { return *at++; }
+  int64_t whole(double d) {
+    if (d != static_cast<double>(static_cast<int64_t>(d))) throw LongWay();
+    return static_cast<int64_t>(d);
+  }
+  IValue list(const Param& p) {
+    auto n = static_cast<size_t>(next());
+    switch (p.kind) {
+      case Kind::Ints: {
+        c10::List<int64_t> l;
+        l.reserve(n);
+        for (size_t i = 0; i < n; i++) l.push_back(whole(next()));
+        return IValue(std::move(l));
+      }
+      case Kind::Tensors: {
+        c10::List<at::Tensor> l;
+        l.reserve(n);
+        for (size_t i = 0; i < n; i++) l.push_back(slot(next()));
+        return IValue(std::move(l));
+      }
+      default: throw LongWay();
+    }
+  }
+  IValue argument(const Param& p) {
+    switch (static_cast<Tag>(next())) {
+      case kLeftOut:
+        if (p.hasDefault) return p.fallback;
+        if (!p.optional) throw LongWay();
+        return IValue();
+      case kNull:
+        if (!p.optional) throw LongWay();
+        return IValue();
+      case kTensor:
+        if (p.kind != Kind::Tensor) throw LongWay();
+        return IValue(slot(next()));
+      case kBool:
+        if (p.kind != Kind::Bool && p.kind != Kind::Number) throw LongWay();
+        return IValue(next() != 0);
+      case kNumber:
+        switch (p.kind) {
+          case Kind::Int: case Kind::Dtype: return IValue(whole(next()));
+          case Kind::Float: return IValue(next());
+          case Kind::Number: return number(next());
+          case Kind::Ints: {
+            c10::List<int64_t> l;
+            int64_t x = whole(next());
+            for (int32_t i = 0; i < std::max(1, p.fixed); i++) l.push_back(x);
+            return IValue(std::move(l));
+          }
+          default: throw LongWay();
+        }
+      case kList: return list(p);
+    }
+    throw LongWay();
+  }
+};
+
+napi_value ShareBuffer(napi_env env, napi_callback_info info) {  // shareBuffer(Float64Array): it must stay alive
+  Args a(env, info);
+  Bytes b = bytes(env, a.v[0]);
+  shared = reinterpret_cast<double*>(b.data);
+  sharedLength = b.size / 8;
+  return nullptr;
+}
+
 }  // namespace
 
 void registerOps(napi_env env, napi_value e) {
   define(env, e, "findOp", guarded<FindOp>);
   define(env, e, "call", guarded<Call>);
+  define(env, e, "shareBuffer", guarded<ShareBuffer>);
+}
+
+// Handles of the returned tensors into the buffer (0 for one that is an argument); their number, or -1: take the long way.
+extern "C" __attribute__((visibility("default"))) int32_t waver_call(int32_t id, int32_t given) {
+  static Stack reused;
+  Stack stack;
+  stack.swap(reused);
+  try {
+    if (static_cast<size_t>(id) >= operators().size() || !shared) return -1;
+    Operator& op = operators()[static_cast<size_t>(id)];
+    Reader in{shared};
+    auto n = static_cast<int32_t>(op.params.size());
+    for (int32_t i = 0; i < n; i++) {
+      const Param& p = op.params[static_cast<size_t>(i)];
+      if (i < given) stack.push_back(in.argument(p));
+      else if (p.hasDefault) stack.push_back(p.fallback);
+      else if (p.optional) stack.emplace_back();
+      else throw LongWay();
+    }
+    op.handle.callBoxed(&stack);
+    size_t count = stack.size();
+    for (size_t i = 0; i < count; i++) shared[i] = op.alias[i] >= 0 ? 0 : put(std::move(stack[i]).toTensor());
+    stack.clear();
+    stack.swap(reused);
+    return static_cast<int32_t>(count);
+  } catch (...) {
+    return -1;
+  }
 }
 
 }  // namespace waver

@@ -98,6 +98,12 @@ napi_value Strides(napi_env env, napi_callback_info info) {
   for (size_t i = 0; i < s.size(); i++) napi_set_element(env, r, i, mk(env, static_cast<double>(s[i])));
   return r;
 }
+// version(handle): how often it was changed in place; -1 where that is not counted (made in inference mode)
+napi_value Version(napi_env env, napi_callback_info info) {
+  Args a(env, info);
+  const auto& t = slot(num(env, a.v[0]));
+  return mk(env, t.is_inference() ? -1 : static_cast<double>(t._version()));
+}
 napi_value DtypeCode(napi_env env, napi_callback_info info) {
   Args a(env, info);
   return mk(env, static_cast<double>(parseDtype(str(env, a.v[0]))));
@@ -206,6 +212,7 @@ void registerTensor(napi_env env, napi_value e) {
   define(env, e, "liveTensors", guarded<Live>);
   define(env, e, "meta", guarded<Meta>);
   define(env, e, "strides", guarded<Strides>);
+  define(env, e, "version", guarded<Version>);
   define(env, e, "dtypeCode", guarded<DtypeCode>);
   define(env, e, "item", guarded<Item>);
   define(env, e, "read", guarded<Read>);
