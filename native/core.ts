@@ -1,5 +1,6 @@
 // What a tensor is before any arithmetic: a handle, its metadata, its gradient, its bytes.
 import { addon } from "./addon.ts";
+import type { Derived } from "./derived.ts";
 import { type DType, dtypeName, itemSize, readArray, type TypedArray } from "./dtype.ts";
 import { EngineError } from "./errors.ts";
 import { adopt, forgetNet, free, type Owner } from "./scope.ts";
@@ -17,6 +18,8 @@ export abstract class TensorCore implements Disposable {
   owner: Owner | null = null;
   /** @internal Registered with the finaliser. */
   netted = false;
+  /** @internal See derived.ts; freed with this tensor. */
+  derived: Map<object, Derived> | null = null;
   #shape: readonly number[] | null = null;
   #dtype: DType | null = null;
   #device: string | null = null;
@@ -126,6 +129,12 @@ export abstract class TensorCore implements Disposable {
     const g = this.dropGrad();
     if (g !== 0) addon().free(g);
   }
+  /** @internal */
+  dropDerived(): void {
+    if (this.derived === null) return;
+    for (const { tensors } of this.derived.values()) for (const each of tensors) each.dispose();
+    this.derived = null;
+  }
   /** @internal Lets go of the gradient's wrapper and returns its handle, to be freed with this tensor's. */
   dropGrad(): number {
     const g = this.#grad;
@@ -145,6 +154,7 @@ export abstract class TensorCore implements Disposable {
     if (this.handle === 0) return;
     forgetNet(this);
     this.zeroGradWrapper();
+    this.dropDerived();
     addon().free(this.handle);
     this.handle = 0;
     this.owner = null;

@@ -12,6 +12,7 @@ type Kind = "product" | "convolution" | "attention";
 
 const KINDS: Readonly<Record<string, Kind>> = {
   "aten::linear": "product",
+  "mkldnn::_linear_pointwise": "product",
   "aten::matmul": "product",
   "aten::mm": "product",
   "aten::bmm": "product",
@@ -35,6 +36,7 @@ export function flopsOf(op: Schema, args: readonly Arg[], result: Value): number
   switch (base(op)) {
     case "aten::linear":
       return 2 * a.numel * b.size(0);
+    case "mkldnn::_linear_pointwise":
     case "aten::matmul":
     case "aten::mm":
     case "aten::bmm":

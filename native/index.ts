@@ -2,6 +2,7 @@
 export * from "./autograd.ts";
 export { type Arg, call, type Interceptor, many, one, Scalar, scalar, type Value, withInterceptor } from "./call.ts";
 export { countedFlops, type Rates, ratesOf } from "./cost.ts";
+export { derived } from "./derived.ts";
 export { type GroupOptions, Pending, ProcessGroup, type RankReduction, RankStore, type StoreOptions } from "./dist.ts";
 export { DTYPES, type DType, isDType, isFloating, itemSize, type TypedArray } from "./dtype.ts";
 export { EngineError } from "./errors.ts";

@@ -69,6 +69,7 @@ function empty(owner: Owner): number {
     buffer[n++] = t.handle;
     const g = t.dropGrad();
     if (g !== 0) buffer[n++] = g;
+    if (t.derived !== null) t.dropDerived();
     t.handle = 0;
     t.owner = null;
   }

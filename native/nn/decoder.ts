@@ -11,7 +11,8 @@ import type { Device, Tensor } from "../tensor.ts";
 import { mergeHeads, splitHeads } from "./attention.ts";
 import type { KVCache } from "./cache.ts";
 import { normalInit } from "./init.ts";
-import { Embedding, Linear, RMSNorm } from "./layers.ts";
+import { Embedding, RMSNorm } from "./layers.ts";
+import { Linear } from "./linear.ts";
 import { Module } from "./module.ts";
 import { applyRopeHalves, type RopeTable } from "./rope.ts";
 

@@ -8,7 +8,8 @@ import type { Tensor } from "../tensor.ts";
 import { multiHeadAttention } from "./attention.ts";
 import { throughBlocks } from "./blocks.ts";
 import { normalInit, zerosInit } from "./init.ts";
-import { LayerNorm, Linear } from "./layers.ts";
+import { LayerNorm } from "./layers.ts";
+import { Linear } from "./linear.ts";
 import { Module } from "./module.ts";
 
 /** `quick_gelu` is OpenAI's x * sigmoid(1.702 x), `gelu` the exact one; the other two are one formula by two names. */

@@ -9,10 +9,12 @@ export * from "./generate.ts";
 export { type ImageSettings, type PackedImages, packedImages, preprocessImages } from "./images.ts";
 export * from "./init.ts";
 export * from "./layers.ts";
+export * from "./linear.ts";
 export { Adaptable, fused, type LowRank, withLowRank } from "./lowrank.ts";
 export { type LoadOptions, Module, type WeightSource } from "./module.ts";
 export { Parameter } from "./parameter.ts";
 export { type PatchGrid, type PatchSettings, patchify, smartResize } from "./patches.ts";
+export { remembered } from "./remembered.ts";
 export {
   applyRopeHalves,
   applyRopeInterleaved,

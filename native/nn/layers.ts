@@ -1,49 +1,10 @@
 // Layers with weights, named and shaped as PyTorch's, so that checkpoints load key by key.
-import {
-  type ConvOptions,
-  conv1d,
-  conv2d,
-  conv3d,
-  embedding,
-  groupNorm,
-  layerNorm,
-  linear,
-  rmsNorm,
-} from "../functional.ts";
+import { type ConvOptions, conv1d, conv2d, conv3d, embedding, groupNorm, layerNorm, rmsNorm } from "../functional.ts";
 import type { Dims, Tensor } from "../tensor.ts";
 import { fanInBias, type Init, kaimingUniformInit, normalInit, onesInit, zerosInit } from "./init.ts";
 import { Adaptable } from "./lowrank.ts";
 import { Module } from "./module.ts";
 import type { Parameter } from "./parameter.ts";
-
-/** x [..., in] -> [..., out] */
-export class Linear extends Adaptable {
-  readonly weight: Parameter;
-  readonly bias: Parameter | null;
-  constructor(
-    inFeatures: number,
-    outFeatures: number,
-    { bias = true, init = kaimingUniformInit, biasInit = fanInBias(inFeatures) }: LinearOptions = {},
-  ) {
-    super();
-    this.weight = this.parameter([outFeatures, inFeatures], init);
-    this.bias = bias ? this.parameter([outFeatures], biasInit) : null;
-  }
-  forward(x: Tensor): Tensor {
-    return this.adapt(x, linear(x, this.weight, this.bias));
-  }
-  protected override lowRank(x: Tensor, down: Tensor, up: Tensor, scale: number): Tensor {
-    return linear(linear(x, down, null).mul(scale), up, null);
-  }
-  protected override spread(bias: Tensor): Tensor {
-    return bias;
-  }
-}
-export interface LinearOptions {
-  bias?: boolean;
-  init?: Init;
-  biasInit?: Init;
-}
 
 export interface ConvLayerOptions extends ConvOptions {
   bias?: boolean;

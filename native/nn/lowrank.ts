@@ -25,9 +25,13 @@ export abstract class Adaptable extends Module {
   get adapted(): boolean {
     return this.#additions.length > 0;
   }
+  /** What rides on it now. */
+  get additions(): readonly LowRank[] {
+    return this.#additions;
+  }
 
   /** The layer's own output y for x, with what is on. */
-  protected adapt(x: Tensor, y: Tensor): Tensor {
+  adapt(x: Tensor, y: Tensor): Tensor {
     if (this.#additions.length === 0) return y;
     return scope(() =>
       this.#additions.reduce((sum, { down, up, scale, bias, biasScale = 1 }) => {

@@ -45,6 +45,7 @@ export class Parameter extends Tensor {
     }
     const handle = t.live();
     t.zeroGradWrapper();
+    t.dropDerived();
     forgetNet(t);
     t.handle = 0;
     t.owner = null;

@@ -1,7 +1,16 @@
 /** The Wan DiT as a denoiser: loaded from a checkpoint, flow time in, velocity out. */
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { type Device, type DType, type Generator, saveSafetensors, scope, type Tensor } from "../../native/index.ts";
+import {
+  type Device,
+  type DType,
+  type Generator,
+  packingPays,
+  packLinears,
+  saveSafetensors,
+  scope,
+  type Tensor,
+} from "../../native/index.ts";
 import {
   type Denoiser,
   type DenoiserInput,
@@ -13,6 +22,7 @@ import {
 } from "../index.ts";
 import { originalLayer, WanCheckpoint } from "./checkpoint.ts";
 import { besideNoise, inPlace, type KnownForm, withoutKnown } from "./known.ts";
+import type { Tap } from "./layers.ts";
 import { WanTransformer } from "./model.ts";
 import { keepsFloat32, TEXT_LENGTH, type WanConfig } from "./params.ts";
 
@@ -32,6 +42,12 @@ export function weightBytes(path: string, dtype?: DType): number {
   using weights = new WanCheckpoint(path);
   const names = Array.from(new WanTransformer(weights.config).namedWeights(), ([name]) => name);
   return weights.bytes(names, dtype);
+}
+
+/** Bytes that a loaded model takes: its weights, and on a CPU those of its blocks a second time. */
+export function residentBytes(path: string, dtype?: DType): number {
+  const bytes = weightBytes(path, dtype);
+  return packingPays(bytes) ? 2 * bytes : bytes;
 }
 
 /** The pipeline around a transformer knows what its config does not: a Wan 2.2 TI2V sets `expand_timesteps` there. */
@@ -91,6 +107,7 @@ export class WanDenoiser implements Denoiser {
       rename: weights.rename,
       ...(dtype === undefined ? {} : { dtype: (name: string) => (keepsFloat32(name) ? "float32" : dtype) }),
     });
+    if (device === "cpu" && packingPays(weightBytes(path, dtype))) denoiser.module.blocks.forEach(packLinears);
     return denoiser;
   }
 
@@ -107,10 +124,12 @@ export class WanDenoiser implements Denoiser {
       const timestep = t.mul(this.convention.timeScale); // in the dtype of t: a float64 brings integers through
       const input = this.#known.input({ latents, timestep, known }, this.patch);
       const wanted = new Set(this.taps);
-      const onTap = (name: string, value: Tensor): void => {
-        if (wanted.has(name)) taps?.set(name, value);
-      };
-      const velocity = this.module.forward({ ...input, text: text.states, image }, taps && onTap);
+      const tap: Tap | undefined =
+        taps &&
+        ((name, value) => {
+          if (wanted.has(name)) taps.set(name, value());
+        });
+      const velocity = this.module.forward({ ...input, text: text.states, image }, tap);
       // taps leave with the result
       return { velocity: velocity.to(latents.dtype), taps };
     }).velocity;

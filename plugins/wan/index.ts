@@ -29,8 +29,8 @@ export default definePlugin({
       }),
       traits: { classes: ["WanTransformer3DModel"], tasks: ["t2i", "t2v", "i2v", "interpolate"], trainable: true },
       async bytes({ path, dtype }) {
-        const { weightBytes } = await import("./denoiser.ts");
-        return weightBytes(path, dtype);
+        const { residentBytes } = await import("./denoiser.ts");
+        return residentBytes(path, dtype);
       },
       async load({ path, ...settings }, ctx) {
         const { WanDenoiser } = await import("./denoiser.ts");

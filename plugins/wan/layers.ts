@@ -4,16 +4,23 @@
  * In a model of lower precision these stay float32: norms with their modulation, the two gated residuals, the time embedding.
  */
 import {
-  applyRopeInterleaved,
+  gatedAdd,
+  gatedAddNorm,
   LayerNorm,
   Linear,
   layerNorm,
+  linearGelu,
+  linears,
+  type Modulation,
   Module,
   mergeHeads,
+  modulatedLayerNorm,
   normalInit,
+  normRope,
   type Parameter,
   RMSNorm,
   type RopeTable,
+  remembered,
   scaledDotProductAttention,
   splitHeads,
   type Tensor,
@@ -21,7 +28,8 @@ import {
 } from "../../native/index.ts";
 import type { WanConfig } from "./params.ts";
 
-export type Tap = (name: string, value: Tensor) => void;
+/** Shows a value to whoever asked; it is computed only then. */
+export type Tap = (name: string, value: () => Tensor) => void;
 
 /** Queries from the video, keys and values from the video (with positions), or from text and image (without). */
 export class Attention extends Module {
@@ -36,6 +44,7 @@ export class Attention extends Module {
   readonly add_v_proj: Linear | undefined;
   readonly norm_added_k: RMSNorm | undefined;
   readonly #heads: number;
+  readonly #qkv: readonly [Linear, Linear, Linear];
 
   constructor(config: WanConfig, imageDim?: number | null) {
     super();
@@ -44,6 +53,7 @@ export class Attention extends Module {
     this.to_q = new Linear(D, D);
     this.to_k = new Linear(D, D);
     this.to_v = new Linear(D, D);
+    this.#qkv = [this.to_q, this.to_k, this.to_v];
     this.to_out = [new Linear(D, D)];
     // over all heads at once, before they are split
     this.norm_q = new RMSNorm(D, { eps: config.eps });
@@ -54,34 +64,45 @@ export class Attention extends Module {
     this.norm_added_k = new RMSNorm(D, { eps: config.eps });
   }
 
-  /** x [B S D], attending to itself or to text [B L D] and image [B I D] -> [B S D] */
-  forward(x: Tensor, to: { rope?: RopeTable; text?: Tensor; image?: Tensor | undefined; tap?: Tap }): Tensor {
-    const context = to.text ?? x;
-    const normQ = this.norm_q.forward(this.to_q.forward(x));
-    const normK = this.norm_k.forward(this.to_k.forward(context));
-    to.tap?.("norm_q", normQ);
-    to.tap?.("norm_k", normK);
-    const turn = (t: Tensor): Tensor =>
-      to.rope === undefined ? t : applyRopeInterleaved(t, to.rope.cos, to.rope.sin, "BHSD");
-    const [q, k, v] = [turn(this.#split(normQ)), turn(this.#split(normK)), this.#split(this.to_v.forward(context))];
-    let seen =
-      to.text === undefined
-        ? tokenAttention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).flatten(2)
-        : mergeHeads(scaledDotProductAttention(q, k, v));
-    if (
-      to.image !== undefined &&
-      this.add_k_proj !== undefined &&
-      this.add_v_proj !== undefined &&
-      this.norm_added_k !== undefined
-    ) {
-      const imageK = this.#split(this.norm_added_k.forward(this.add_k_proj.forward(to.image)));
-      seen = seen.add(mergeHeads(scaledDotProductAttention(q, imageK, this.#split(this.add_v_proj.forward(to.image)))));
+  /** x [B S D] attends to itself -> [B S D] */
+  toItself(x: Tensor, rope: RopeTable, tap?: Tap): Tensor {
+    const [q, k, v] = linears(this.#qkv, x) as [Tensor, Tensor, Tensor];
+    tap?.("norm_q", () => this.norm_q.forward(q));
+    tap?.("norm_k", () => this.norm_k.forward(k));
+    const turned = (x: Tensor, norm: RMSNorm): Tensor => this.#split(x, norm, rope).transpose(1, 2);
+    const seen = tokenAttention(turned(q, this.norm_q), turned(k, this.norm_k), v.unflatten(-1, [this.#heads, -1]));
+    return this.to_out[0].forward(seen.flatten(2));
+  }
+
+  /** x [B S D] attends to text [B L D], and beside it to image [B I D] -> [B S D] */
+  toContext(x: Tensor, text: Tensor, image: Tensor | undefined, tap?: Tap): Tensor {
+    const projected = this.to_q.forward(x);
+    tap?.("norm_q", () => this.norm_q.forward(projected));
+    tap?.("norm_k", () => this.norm_k.forward(this.to_k.forward(text)));
+    const q = this.#split(projected, this.norm_q);
+    let seen = mergeHeads(
+      scaledDotProductAttention(q, ...this.#keysAndValues(text, this.to_k, this.norm_k, this.to_v)),
+    );
+    const { add_k_proj, norm_added_k, add_v_proj } = this;
+    if (image !== undefined && add_k_proj !== undefined && add_v_proj !== undefined && norm_added_k !== undefined) {
+      const [k, v] = this.#keysAndValues(image, add_k_proj, norm_added_k, add_v_proj);
+      seen = seen.add(mergeHeads(scaledDotProductAttention(q, k, v)));
     }
     return this.to_out[0].forward(seen);
   }
 
-  #split(x: Tensor): Tensor {
-    return splitHeads(x, this.#heads);
+  /** Of text or image tokens [B L D] -> [B H L d] twice. They know nothing of the time: one computation serves every step. */
+  #keysAndValues(tokens: Tensor, toKeys: Linear, norm: RMSNorm, toValues: Linear): [Tensor, Tensor] {
+    const [k, v] = remembered(tokens, toKeys, [toKeys, norm, toValues], () => [
+      this.#split(toKeys.forward(tokens), norm),
+      splitHeads(toValues.forward(tokens), this.#heads),
+    ]);
+    return [k as Tensor, v as Tensor];
+  }
+
+  /** x [B S D] -> [B H S d], normalised over the token and turned by its position. */
+  #split(x: Tensor, norm: RMSNorm, rope?: RopeTable): Tensor {
+    return normRope(x, { heads: this.#heads, weight: norm.weight, over: "token", rope, eps: norm.eps });
   }
 }
 
@@ -97,17 +118,19 @@ export class FeedForward extends Module {
   }
 
   forward(x: Tensor): Tensor {
-    return this.net[2].forward(this.net[0].proj.forward(x).gelu(this.#gelu));
+    const { proj } = this.net[0];
+    return this.net[2].forward(this.#gelu === "tanh" ? linearGelu(proj, x) : proj.forward(x).gelu());
   }
 }
 
 /** Layer norm without weights, in float32: [.. D] -> float32 [.. D] */
 export const plainNorm = (x: Tensor, eps: number): Tensor => layerNorm(x.to("float32"), [x.size(-1)], null, null, eps);
-/** y * (1 + scale) + shift */
-export const modulate = (y: Tensor, shift: Tensor, scale: Tensor): Tensor => y.mul(scale.add(1)).add(shift);
-/** x + gate * y in float32, back to the dtype of x. */
-const gatedAdd = (x: Tensor, gate: Tensor, y: Tensor): Tensor =>
-  x.to("float32").add(y.to("float32").mul(gate)).to(x.dtype);
+
+/** A layer norm's weights as a modulation (1 + scale), shift. */
+const asModulation = ({ weight, bias }: LayerNorm): Modulation => ({
+  scale: weight === null ? null : weight.to("float32").sub(1),
+  shift: bias,
+});
 
 /** What every block of one forward sees. */
 export interface Shared {
@@ -139,15 +162,12 @@ export class Block extends Module {
   }
 
   /** x [B S D] -> [B S D] */
-  forward(x0: Tensor, { time, text, image, rope }: Shared, tap: Tap): Tensor {
+  forward(x: Tensor, { time, text, image, rope }: Shared, tap?: Tap): Tensor {
     const seen = (name: string, value: Tensor): Tensor => {
-      tap(name, value);
+      tap?.(name, () => value);
       return value;
     };
-    const within =
-      (name: string): Tap =>
-      (part, value) =>
-        tap(`${name}.${part}`, value);
+    const within = (name: string): Tap | undefined => tap && ((part, value) => tap(`${name}.${part}`, value));
     const [shift1, scale1, gate1, shift3, scale3, gate3] = this.scale_shift_table.add(time.to("float32")).unbind(2) as [
       Tensor,
       Tensor,
@@ -156,12 +176,19 @@ export class Block extends Module {
       Tensor,
       Tensor,
     ];
-    let x = x0;
-    const self = modulate(seen("norm1", plainNorm(x, this.#eps)), shift1, scale1).to(x.dtype);
-    x = gatedAdd(x, gate1, seen("attn1", this.attn1.forward(self, { rope, tap: within("attn1") })));
-    const cross = seen("norm2", this.norm2 === undefined ? x : this.norm2.forward(x.to("float32")).to(x.dtype));
-    x = x.add(seen("attn2", this.attn2.forward(cross, { text, image, tap: within("attn2") }))); // neither gated nor in float32
-    const inner = modulate(seen("norm3", plainNorm(x, this.#eps)), shift3, scale3).to(x.dtype);
-    return gatedAdd(x, gate3, seen("ffn", this.ffn.forward(inner)));
+    tap?.("norm1", () => plainNorm(x, this.#eps));
+    const normed = modulatedLayerNorm(x, { scale: scale1, shift: shift1 }, this.#eps);
+    const attended = seen("attn1", this.attn1.toItself(normed, rope, within("attn1")));
+    const [h, cross] =
+      this.norm2 === undefined
+        ? sameTwice(gatedAdd(x, attended, gate1))
+        : gatedAddNorm(x, attended, gate1, asModulation(this.norm2), this.norm2.eps);
+    tap?.("norm2", () => cross);
+    const read = seen("attn2", this.attn2.toContext(cross, text, image, within("attn2")));
+    const [y, inner] = gatedAddNorm(h, read, null, { scale: scale3, shift: shift3 }, this.#eps); // the text's part has no gate
+    tap?.("norm3", () => plainNorm(y, this.#eps));
+    return gatedAdd(y, seen("ffn", this.ffn.forward(inner)), gate3);
   }
 }
+
+const sameTwice = (x: Tensor): [Tensor, Tensor] => [x, x];

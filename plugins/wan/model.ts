@@ -9,20 +9,24 @@ import {
   arange,
   Conv3d,
   cat,
+  type DType,
+  derived,
   LayerNorm,
   Linear,
   Module,
+  modulatedLayerNorm,
   normalInit,
   overTokens,
   type Parameter,
   type RopeTable,
+  remembered,
   rope3d,
   scope,
   type Tensor,
   throughBlocks,
   zerosInit,
 } from "../../native/index.ts";
-import { Block, FeedForward, modulate, plainNorm, type Tap } from "./layers.ts";
+import { Block, FeedForward, plainNorm, type Tap } from "./layers.ts";
 import type { WanConfig } from "./params.ts";
 
 /** The steepest of the frequencies that a time is spelled in (Vaswani et al. 2017). */
@@ -126,11 +130,10 @@ export class WanTransformer extends Module {
   }
 
   /** -> velocity [B C' T h w]; sides that do not divide into patches are cut. */
-  forward({ latents, timestep, text, image }: WanInput, onTap?: Tap): Tensor {
+  forward({ latents, timestep, text, image }: WanInput, tap?: Tap): Tensor {
     return scope(() => {
-      const tap: Tap = (name, value) => onTap?.(name, value);
       const seen = (name: string, value: Tensor): Tensor => {
-        tap(name, value);
+        tap?.(name, () => value);
         return value;
       };
       const { time_embedder, time_proj, text_embedder, image_embedder } = this.condition_embedder;
@@ -142,16 +145,16 @@ export class WanTransformer extends Module {
 
       const times = timestep.ndim === 1 ? timestep.unsqueeze(1) : timestep; // [B 1] or [B S]
       const embedded = time_embedder.forward(sinusoid(times, this.#config.freq_dim));
-      tap("condition_embedder.time_embedder", timestep.ndim === 1 ? embedded.squeeze(1) : embedded);
+      tap?.("condition_embedder.time_embedder", () => (timestep.ndim === 1 ? embedded.squeeze(1) : embedded));
       const vec = embedded.to(dtype); // [B 1 D] or [B S D]
       const modulation = time_proj.forward(vec.silu());
-      tap("condition_embedder.time_proj", timestep.ndim === 1 ? modulation.squeeze(1) : modulation);
+      tap?.("condition_embedder.time_proj", () => (timestep.ndim === 1 ? modulation.squeeze(1) : modulation));
       const shared = {
-        text: seen("condition_embedder.text_embedder", text_embedder.forward(text.to(dtype))),
+        text: seen("condition_embedder.text_embedder", embeddedOnce(text_embedder, text, dtype)),
         image:
           image === undefined || image_embedder === undefined
             ? undefined
-            : seen("condition_embedder.image_embedder", image_embedder.forward(image.to(dtype))),
+            : seen("condition_embedder.image_embedder", embeddedOnce(image_embedder, image, dtype)),
       };
 
       const x = overTokens(
@@ -168,26 +171,34 @@ export class WanTransformer extends Module {
             (block, x, i) =>
               seen(
                 `blocks.${i}`,
-                block.forward(x, { ...shared, time, rope: { cos, sin } }, (name, value) =>
-                  tap(`blocks.${i}.${name}`, value),
+                block.forward(
+                  x,
+                  { ...shared, time, rope: { cos, sin } },
+                  tap && ((name, value) => tap(`blocks.${i}.${name}`, value)),
                 ),
               ),
-            { keep: onTap !== undefined },
+            { keep: tap !== undefined },
           ),
       );
 
       const [shift, scale] = this.scale_shift_table.add(vec.unsqueeze(2).to("float32")).unbind(2) as [Tensor, Tensor];
-      const out = modulate(seen("norm_out", plainNorm(x, this.#config.eps)), shift, scale).to(dtype);
+      tap?.("norm_out", () => plainNorm(x, this.#config.eps));
+      const out = modulatedLayerNorm(x, { scale, shift }, this.#config.eps);
       return this.#unpatchify(seen("proj_out", this.proj_out.forward(out)), grid);
     });
   }
 
-  #rope([t, h, w]: [number, number, number], device: string, tap: Tap): RopeTable {
-    const table = rope3d({ t, h, w }, this.#config.attention_head_dim, MAX_PERIOD, device);
+  /** The tables of the last grid are kept: they are long, and the same at every step. */
+  #rope([t, h, w]: [number, number, number], device: string, tap?: Tap): RopeTable {
+    const { weight } = this.proj_out;
+    const [cos, sin] = derived(weight, this.condition_embedder, [t, h, w], () => {
+      const table = rope3d({ t, h, w }, this.#config.attention_head_dim, MAX_PERIOD, device);
+      return [table.cos, table.sin];
+    }) as [Tensor, Tensor];
     const shown = (half: Tensor): Tensor => half.repeatInterleave(2, 1).unsqueeze(0).unsqueeze(2);
-    tap("rope_cos", shown(table.cos));
-    tap("rope_sin", shown(table.sin));
-    return table;
+    tap?.("rope_cos", () => shown(cos));
+    tap?.("rope_sin", () => shown(sin));
+    return { cos, sin };
   }
 
   /** tokens [B S pt*ph*pw*C], channel fastest -> [B C T h w] */
@@ -199,6 +210,11 @@ export class WanTransformer extends Module {
       .permute([0, 7, 1, 4, 2, 5, 3, 6])
       .reshape([-1, C, t * pt, y * ph, x * pw]);
   }
+}
+
+/** Text or image tokens in the width of the DiT: the same at every step, so kept with the tokens. */
+function embeddedOnce(embedder: TextEmbedder | ImageEmbedder, tokens: Tensor, dtype: DType): Tensor {
+  return remembered(tokens, embedder, [embedder], () => [embedder.forward(tokens.to(dtype))])[0] as Tensor;
 }
 
 /** times [..] -> [.. n]: cosines, then sines. In float32 as the reference: near 1000 its error is the largest of the network. */

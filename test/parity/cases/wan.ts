@@ -18,7 +18,7 @@ export default defineCase({
           : undefined;
         const sample = model.forward(
           { latents: input("hidden_states"), timestep: input("timestep"), text: input("encoder_hidden_states"), image },
-          (name, value) => produce(`${outputs}.tap.${name}`, value),
+          (name, value) => produce(`${outputs}.tap.${name}`, value()),
         );
         produce(`${outputs}.sample`, sample);
       });
