@@ -107,15 +107,20 @@ export class WanDenoiser implements Denoiser {
       rename: weights.rename,
       ...(dtype === undefined ? {} : { dtype: (name: string) => (keepsFloat32(name) ? "float32" : dtype) }),
     });
-    if (device === "cpu" && packingPays(weightBytes(path, dtype))) denoiser.module.blocks.forEach(packLinears);
-    return denoiser;
+    return denoiser.#packed(device);
   }
 
   /** Fresh weights, for training. */
   static init(config: WanConfig, generator: Generator, settings: Settings): WanDenoiser {
     const denoiser = new WanDenoiser(config, settings);
     denoiser.module.init(generator, settings);
-    return denoiser;
+    return denoiser.#packed(settings.device);
+  }
+
+  #packed(device: Device): this {
+    const bytes = this.module.parameters().reduce((sum, weight) => sum + weight.bytesAs(weight.dtype), 0);
+    if (device === "cpu" && packingPays(bytes)) this.module.blocks.forEach(packLinears);
+    return this;
   }
 
   forward({ latents, t, text, known, image }: DenoiserInput, taps?: Map<string, Tensor>): Tensor {
