@@ -90,11 +90,7 @@ function packable(layers: readonly Linear[], x: Tensor): boolean {
   if (!layers.every(({ packs }) => packs) || x.device !== "cpu" || matmulPolicy() !== null) return false;
   return layers.every(
     ({ weight, bias }) =>
-      packs &&
-      matmulPolicy() === null &&
-      weight.dtype === x.dtype &&
-      (bias === null) === (layers[0]?.bias === null) &&
-      fusible(x, weight, bias),
+      weight.dtype === x.dtype && (bias === null) === (layers[0]?.bias === null) && fusible(x, weight, bias),
   );
 }
 
