@@ -3,7 +3,7 @@
  * same random weights: conditions, image tokens, times, which network predicts, and what is put back at the end.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
@@ -17,6 +17,7 @@ import {
   ones,
   openSafetensors,
   randn,
+  saveSafetensors,
   scope,
   setThreads,
   type Tensor,
@@ -28,6 +29,7 @@ import { flowUniPCSchedule } from "../../plugins/flow/schedule.ts";
 import { solverOf, uniPC } from "../../plugins/flow/unipc.ts";
 import { type FrameBatch, type ImageEncoder, provide, type WaverError, z } from "../../plugins/index.ts";
 import { T5TextEncoder } from "../../plugins/t5/encoder.ts";
+import { originalName } from "../../plugins/wan/checkpoint.ts";
 import { WanDenoiser } from "../../plugins/wan/denoiser.ts";
 import { WanConfig } from "../../plugins/wan/params.ts";
 import { WanVae } from "../../plugins/wan-vae/codec.ts";
@@ -300,6 +302,53 @@ test("a known first frame in place of its noise", async () => {
   );
   using words = await generated(folder, {});
   expect(allClose(words, plain, closely)).toBe(true);
+});
+
+describe("parts that are not the model's own", () => {
+  test("are lone files under Wan's names in place of its own", async () => {
+    await using denoiser = load(published, "transformer");
+    const network = join(scratch, "alone/network.safetensors");
+    mkdirSync(join(scratch, "alone"));
+    // two heads of 20 cannot be told from a width of 40: a config.json beside the file says it
+    writeFileSync(join(scratch, "alone/config.json"), JSON.stringify({ num_heads: 2, dim: 40, num_layers: 2 }));
+    scope(() => {
+      const weights = Array.from(denoiser.module.stateDict(), ([key, weight]): [string, Tensor] => [
+        `model.diffusion_model.${originalName(key)}`,
+        weight.detach(),
+      ]);
+      saveSafetensors(network, new Map(weights));
+    });
+    using own = await generated(published, {});
+    using same = await generated(published, { component: [`transformer=${network}`] });
+    expect(allClose(same, own, { atol: 0, rtol: 0 })).toBe(true);
+
+    const empty = pipeline("without weights", {}, {});
+    rmSync(join(empty, "transformer"), { recursive: true });
+    await using ctx = await open();
+    const { items } = (await runOperation(
+      generate,
+      { ...request, model: empty, component: [`transformer=${network}`] },
+      ctx,
+    )) as { items: { path: string; digest: never }[] };
+    expect((await ctx.store.lineage(items[0]?.digest as never))?.inputs.map(({ role }) => role)).toEqual([
+      "model",
+      "component",
+    ]);
+    expect(await ctx.media.readMetadata(items[0]?.path as string)).toMatchObject({
+      replaced: [{ name: "transformer" }],
+    });
+  });
+
+  test("must be parts that it has, at paths that are there", async () => {
+    expect(await failure(published, { component: ["unet=x.safetensors"] })).toMatchObject({
+      code: "invalid_input",
+      message: "component: the model has no unet",
+      hint: expect.stringMatching(/transformer, vae|vae.*transformer|transformer.*vae/),
+    });
+    expect(await failure(published, { component: ["vae=/nowhere/x.safetensors"] })).toMatchObject({
+      code: "checkpoint_missing",
+    });
+  });
 });
 
 describe("two denoisers", () => {

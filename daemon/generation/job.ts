@@ -248,6 +248,7 @@ export class Generation implements Disposable {
         kind: what,
         inputs: [
           { role: "model", digest: this.model.digest },
+          ...this.model.replaced.map(({ digest }) => ({ role: "component", digest })),
           ...(await Promise.all(
             images.map(async (image) => ({ role: "image", digest: await fileDigest(image, ctx) })),
           )),
@@ -308,6 +309,9 @@ export class Generation implements Disposable {
       ...{ task, prompt, negativePrompt: request.negativePrompt, seed, width, height, numFrames, fps, numSteps },
       ...(request.shift === undefined ? {} : { shift: request.shift }),
       ...(request.latents === undefined ? {} : { latents: basename(request.latents) }),
+      ...(model.replaced.length === 0
+        ? {}
+        : { replaced: model.replaced.map(({ name, digest }) => ({ name, digest })) }),
       ...(request.lora.length === 0 ? {} : { lora: described(lora) }),
       ...(request.lora2 === undefined ? {} : { lora2: described(lora2) }),
       sampler: picks["sampler"] ?? { id: model.sampler.id },

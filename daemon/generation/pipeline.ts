@@ -3,10 +3,11 @@
  * whichever provider states that class. Nothing here knows a model by name.
  */
 import { existsSync, readFileSync } from "node:fs";
+import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { type Context, Digest, type HookName, SampleDefaults, WaverError } from "../../plugins/index.ts";
-import { folderContentDigest } from "./digest.ts";
+import { fileDigest, folderContentDigest } from "./digest.ts";
 
 /** Hooks whose providers load checkpoint components, and the components they are looked for under. */
 const ROLES = {
@@ -39,7 +40,16 @@ export interface Pipeline {
   readonly family2?: Component & { readonly from: number };
   readonly codec: Component;
   readonly sampler: Component;
+  /** Parts that are not the model's own. */
+  readonly replaced: readonly Replacement[];
   readonly defaults: Partial<SampleDefaults>;
+}
+
+/** A file or folder in place of a component's own. */
+export interface Replacement {
+  readonly name: string;
+  readonly path: string;
+  readonly digest: Digest;
 }
 
 const Index = z.record(z.string(), z.unknown());
@@ -48,11 +58,16 @@ const Entry = z.tuple([z.string().nullable(), z.string().nullable()]);
 const Boundary = z.object({ boundary_ratio: z.number().min(0).max(1).nullish() });
 const Ours = z.object({ defaults: SampleDefaults.partial().default({}) });
 
-/** Opens a folder, or an artefact by digest. Reads JSON only. */
-export async function openPipeline(model: string, ctx: Context): Promise<Pipeline> {
+/** Opens a folder, or an artefact by digest, with some parts replaced (NAME=PATH each). Reads JSON only. */
+export async function openPipeline(model: string, replacements: readonly string[], ctx: Context): Promise<Pipeline> {
   const asDigest = Digest.safeParse(model);
   const folder = asDigest.success ? await ctx.store.path(asDigest.data) : model;
   const entries = readIndex(folder);
+  const replaced = await Promise.all(replacements.map((text) => replacement(text, entries.components, ctx)));
+  const component = (entry: [string, string], hook: LoadingHook): Component => {
+    const path = replaced.find(({ name }) => name === entry[0])?.path;
+    return componentOf(folder, entry, hook, ctx, path);
+  };
   const parts = (pattern: RegExp): [string, string][] =>
     Object.entries(entries.components).filter(([name, className]) => pattern.test(name) && className !== null) as [
       string,
@@ -60,7 +75,7 @@ export async function openPipeline(model: string, ctx: Context): Promise<Pipelin
     ][];
   const one = (what: string, role: keyof typeof ROLES, pattern: RegExp): Component => {
     const found = parts(pattern);
-    if (found.length === 1) return component(folder, found[0] as [string, string], ROLES[role], ctx);
+    if (found.length === 1) return component(found[0] as [string, string], ROLES[role]);
     throw new WaverError(
       "checkpoint_invalid",
       `${folder}: model_index.json names ${found.length === 0 ? `no ${what}` : `${found.map(([name]) => name).join(" and ")}, and one ${what} can be used`}`,
@@ -76,16 +91,17 @@ export async function openPipeline(model: string, ctx: Context): Promise<Pipelin
   return {
     folder,
     digest: asDigest.success ? asDigest.data : await folderContentDigest(folder, ctx),
-    texts: texts.map((entry) => component(folder, entry, ROLES.text, ctx)),
+    texts: texts.map((entry) => component(entry, ROLES.text)),
     ...(images.length === 0 ? {} : { image: one("image encoder", "image", /^image_encoder$/) }),
     ...(second === undefined
       ? { family: one("denoiser", "family", /^transformer(_\d+)?$/) }
       : {
           family: one("denoiser", "family", /^transformer$/),
-          family2: { ...component(folder, second, ROLES.family, ctx), from: entries.boundary as number },
+          family2: { ...component(second, ROLES.family), from: entries.boundary as number },
         }),
     codec: one("VAE", "codec", /^vae$/),
     sampler: one("scheduler", "sampler", /^scheduler$/),
+    replaced,
     defaults: entries.defaults,
   };
 }
@@ -129,10 +145,35 @@ function readIndex(folder: string): Entries {
   return { components, ...(boundary_ratio == null ? {} : { boundary: boundary_ratio }), defaults: ours.data.defaults };
 }
 
-function component(folder: string, [name, className]: [string, string], hook: LoadingHook, ctx: Context): Component {
+/** `NAME=PATH` of a request. */
+export function replacementSpec(text: string): { name: string; path: string } {
+  const at = text.indexOf("=");
+  return { name: text.slice(0, at), path: text.slice(at + 1) };
+}
+
+async function replacement(text: string, components: Entries["components"], ctx: Context): Promise<Replacement> {
+  const { name, path } = replacementSpec(text);
+  if (components[name] == null)
+    throw new WaverError("invalid_input", `component: the model has no ${name}`, {
+      hint: `it has ${Object.entries(components)
+        .flatMap(([each, className]) => (className === null ? [] : [each]))
+        .join(", ")}`,
+    });
+  const found = await stat(path).catch(() => null);
+  if (found === null) throw new WaverError("checkpoint_missing", `component: there is no ${name} at ${path}`);
+  return { name, path, digest: await (found.isDirectory() ? folderContentDigest : fileDigest)(path, ctx) };
+}
+
+function componentOf(
+  folder: string,
+  [name, className]: [string, string],
+  hook: LoadingHook,
+  ctx: Context,
+  path = join(folder, name),
+): Component {
   const providers = ctx.providers(hook);
   const found = providers.find(({ traits }) => traits.classes.includes(className));
-  if (found !== undefined) return { name, className, id: found.id, path: join(folder, name) };
+  if (found !== undefined) return { name, className, id: found.id, path };
   const known = providers.flatMap(({ id, traits }) => traits.classes.map((each) => `${each} (${id})`));
   throw new WaverError("no_provider", `no installed plugin loads ${className}, the ${name} of ${folder}`, {
     hint: `model_index.json may name one of: ${known.join(", ") || "none"}; or install a plugin that loads it`,

@@ -50,6 +50,12 @@ const Fields = z.strictObject({
     .string()
     .optional()
     .meta({ description: "safetensors file with starting latents in place of noise; file#key when it holds several" }),
+  component: z
+    .array(z.string().regex(/^\w+=./, "expected NAME=PATH, for instance vae=wan_2.1_vae.safetensors"))
+    .default([])
+    .meta({
+      description: "files or folders in place of the model's own parts, each NAME=PATH: transformer=, vae= ...",
+    }),
   lora: z
     .array(z.string().min(1).meta({ format: "path" }))
     .default([])

@@ -9,7 +9,7 @@ import { z } from "zod";
 import { Digest, defineOperation } from "../../plugins/index.ts";
 import { adapterSpec } from "../generation/adapters.ts";
 import { Generation, Item } from "../generation/job.ts";
-import { openPipeline } from "../generation/pipeline.ts";
+import { openPipeline, replacementSpec } from "../generation/pipeline.ts";
 import { GenerateInput, samplesOf } from "../generation/request.ts";
 import { ranksOf } from "../runner/mesh.ts";
 
@@ -28,13 +28,14 @@ export const generate = defineOperation({
       optional: true,
     },
   },
-  reads: ({ model, promptFile, image, lastImage, latents, lora, lora2 = [] }) =>
+  reads: ({ model, promptFile, image, lastImage, latents, component, lora, lora2 = [] }) =>
     [
       model,
       promptFile,
       image,
       lastImage,
       latents?.replace(/#[^#/]*$/, ""),
+      ...component.map((text) => replacementSpec(text).path),
       ...[...lora, ...lora2].map((text) => adapterSpec(text).path),
     ]
       .filter((path) => path !== undefined)
@@ -45,11 +46,12 @@ export const generate = defineOperation({
   examples: [
     'waver generate --model MODEL --prompt "a red ball rolls over grass" --output ball.mp4',
     'waver generate --model MODEL --prompt "a red ball rolls over grass" --ranks 4 --parallel.replicas 2',
+    'waver generate --model MODEL --prompt "a red ball" --component transformer=wan2.1_t2v_1.3B_bf16.safetensors',
     "waver generate --model MODEL --prompt-file prompts.txt --image first.png --guide video-apg --output out/",
   ],
   async run(request, picks, ctx) {
     const samples = samplesOf(request);
-    const model = await openPipeline(request.model, ctx);
+    const model = await openPipeline(request.model, request.component, ctx);
     using job = new Generation(request, picks, model, ctx);
     const items: Item[] = [];
     for (let at = 0; at < samples.length; at += request.batchSize) {

@@ -1,5 +1,5 @@
-/** The VAE as a codec: loaded from a Diffusers folder, normalising its latents, in chunks where a clip is long. */
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+/** The VAE as a codec: loaded from a checkpoint, normalising its latents, in chunks where a clip is long. */
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import {
   Conv2d,
@@ -7,16 +7,15 @@ import {
   cat,
   type Device,
   type DType,
-  itemSize,
   keep,
-  openCheckpoint,
   type Generator as Random,
   saveSafetensors,
   scope,
   type Tensor,
   tensor,
 } from "../../native/index.ts";
-import { type ChunkDecoder, type Codec, type LatentSpec, WaverError, z } from "../index.ts";
+import type { ChunkDecoder, Codec, LatentSpec } from "../index.ts";
+import { VaeCheckpoint } from "./checkpoint.ts";
 import { Chunks, type Tap } from "./chunk.ts";
 import { AutoencoderKLWan } from "./model.ts";
 import { stride, VaeConfig } from "./params.ts";
@@ -39,24 +38,10 @@ const CLASS = "AutoencoderKLWan";
 const POSITION = "position";
 const WEIGHTS = "diffusion_pytorch_model.safetensors";
 
-export function readConfig(folder: string): VaeConfig {
-  const path = join(folder, "config.json");
-  if (!existsSync(path))
-    throw new WaverError("checkpoint_missing", `${folder} holds no config.json`, {
-      hint: "path must name the folder of a VAE, for instance MODEL/vae",
-    });
-  const parsed = VaeConfig.safeParse(JSON.parse(readFileSync(path, "utf8")));
-  if (!parsed.success) throw new WaverError("checkpoint_invalid", `${path}: ${z.prettifyError(parsed.error)}`);
-  return parsed.data;
-}
-
 /** Bytes of the weights, from the file's header alone. */
-export function weightBytes(folder: string, dtype?: DType): number {
-  using weights = openCheckpoint(folder);
-  return weights.keys.reduce((sum, key) => {
-    const { bytes, shape } = weights.info(key);
-    return sum + (dtype === undefined ? bytes : itemSize(dtype) * shape.reduce((a, b) => a * b, 1));
-  }, 0);
+export function weightBytes(path: string, dtype?: DType): number {
+  using weights = new VaeCheckpoint(path);
+  return weights.bytes(dtype);
 }
 
 export class WanVae implements Codec {
@@ -72,10 +57,12 @@ export class WanVae implements Codec {
     this.latent = { channels: config.z_dim, stride: stride(config) };
   }
 
-  static load(folder: string, settings: Settings): WanVae {
-    const codec = new WanVae(readConfig(folder), settings);
-    using weights = openCheckpoint(folder);
-    codec.module.load(weights, settings);
+  /** From a folder, or one file under Diffusers' names or Wan's own. */
+  static load(path: string, settings: Settings): WanVae {
+    using weights = new VaeCheckpoint(path);
+    const codec = new WanVae(weights.config, settings);
+    const { device, dtype } = settings;
+    codec.module.load(weights, { device, rename: weights.rename, ...(dtype === undefined ? {} : { dtype }) });
     return codec.#channelsLast();
   }
 

@@ -3,7 +3,9 @@ import { definePlugin, provide, z } from "../index.ts";
 
 const pair = z.tuple([z.int().positive(), z.int().positive()]);
 const options = z.strictObject({
-  path: z.string().describe("folder with config.json and weights, for instance MODEL/vae"),
+  path: z
+    .string()
+    .describe("folder with weights, for instance MODEL/vae, or one .safetensors file of Diffusers, Wan or ComfyUI"),
   dtype: z
     .enum(["float32", "bfloat16", "float16"])
     .optional()
