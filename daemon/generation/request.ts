@@ -51,7 +51,7 @@ const Fields = z.strictObject({
     .optional()
     .meta({ description: "safetensors file with starting latents in place of noise; file#key when it holds several" }),
   component: z
-    .array(z.string().regex(/^\w+=./, "expected NAME=PATH, for instance vae=wan_2.1_vae.safetensors"))
+    .array(z.string().regex(/^\w+=./, "expected NAME=PATH, for instance vae=other.safetensors"))
     .default([])
     .meta({
       description: "files or folders in place of the model's own parts, each NAME=PATH: transformer=, vae= ...",

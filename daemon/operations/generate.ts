@@ -46,7 +46,7 @@ export const generate = defineOperation({
   examples: [
     'waver generate --model MODEL --prompt "a red ball rolls over grass" --output ball.mp4',
     'waver generate --model MODEL --prompt "a red ball rolls over grass" --ranks 4 --parallel.replicas 2',
-    'waver generate --model MODEL --prompt "a red ball" --component transformer=wan2.1_t2v_1.3B_bf16.safetensors',
+    'waver generate --model MODEL --prompt "a red ball" --component transformer=other.safetensors',
     "waver generate --model MODEL --prompt-file prompts.txt --image first.png --guide video-apg --output out/",
   ],
   async run(request, picks, ctx) {
