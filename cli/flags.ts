@@ -85,6 +85,7 @@ const RESERVED: readonly string[] = [
   "input",
   "cancelOnInterrupt",
   "verbose",
+  "priority",
 ];
 
 function fieldsOf(

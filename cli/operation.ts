@@ -46,6 +46,11 @@ export function commandOf(operation: OperationDoc, docs: OperationsDoc, ways: Co
       ...(isJob
         ? {
             detach: Flags.boolean({ helpGroup: "job", description: "return at once with the id of the job" }),
+            priority: Flags.string({
+              helpGroup: "job",
+              helpValue: "<n>",
+              description: "-100 to 100: of jobs that wait, the higher runs first [default: 0]",
+            }),
             ...watchFlags,
           }
         : {}),
@@ -68,7 +73,8 @@ export function commandOf(operation: OperationDoc, docs: OperationsDoc, ways: Co
             data: { here: docs.pluginSet, daemon: current.pluginSet },
           },
         );
-      const answer = await client.call(operation.name, body).catch((error: unknown) => {
+      const priority = priorityOf(parsed.flags["priority"]);
+      const answer = await client.call(operation.name, body, priority).catch((error: unknown) => {
         throw current.pluginSet === docs.pluginSet ? error : withDoubt(error);
       });
       if (!isJob) return (ways.answer ?? printAnswer)(answer, json);
@@ -88,6 +94,17 @@ export function commandOf(operation: OperationDoc, docs: OperationsDoc, ways: Co
       return bodyOf(shape, { tokens: raw, base, cwd: isHere(this.target) ? process.cwd() : null });
     }
   };
+}
+
+function priorityOf(given: unknown): { priority?: number } {
+  if (given === undefined) return {};
+  const priority = Number(given);
+  if (!Number.isInteger(priority) || Math.abs(priority) > 100 || given === "")
+    throw new WaverError(
+      "invalid_input",
+      `--priority is a whole number from -100 to 100, not ${JSON.stringify(given)}`,
+    );
+  return { priority };
 }
 
 /** The request was refused by a daemon that has other plugins than the help was made from. */

@@ -300,8 +300,19 @@ describe("a model of our own", () => {
     const home = join(scratch, "killed");
     const steps: number[] = [];
     {
-      await using ctx = await open({ home, provide: [slow((step) => void (step === 18 && ctx.cancel()))] });
+      await using ctx = await open({
+        home,
+        provide: [
+          slow((step) => {
+            steps.push(step);
+            if (step === 18) ctx.cancel();
+          }),
+        ],
+      });
       expect(await run(ctx, request).catch((error: WaverError) => error.code)).toBe("cancelled");
+      // the step that it came in is the last
+      expect(steps.at(-1)).toBe(18);
+      steps.length = 0;
     }
     await using again = await open({ home, provide: [slow((step) => void steps.push(step))] });
     const resumed = await run(again, request);

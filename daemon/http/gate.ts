@@ -38,8 +38,24 @@ export const gate =
     if (request.method !== "POST") return secured(await next(request, undefined));
     const read = await readBody(request);
     if (read instanceof Response) return read;
+    if (sessionOf(request, options) && namesOutput(read.body))
+      return refuse(
+        "forbidden",
+        "the session of a page writes no files by path",
+        "leave output out: the result is in the store",
+      );
     return secured(await next(request, read.body));
   };
+
+/** Whether a page of ours asks, by its session and without the token. */
+function sessionOf({ headers }: Request, { sessions }: GateOptions): boolean {
+  if (sessions === null || headers.get("authorization") !== null) return false;
+  const session = sessionIn(headers.get("cookie"), headers.get("host") ?? "");
+  return session !== null && sessions.has(session);
+}
+
+const namesOutput = (body: unknown): boolean =>
+  body !== null && typeof body === "object" && Object.hasOwn(body, "output");
 
 function checkHead(request: Request, options: GateOptions): Response | null {
   const { hosts, origins } = options;
@@ -60,13 +76,13 @@ function checkHead(request: Request, options: GateOptions): Response | null {
 }
 
 /** The token in a header, or the session of a page of ours. The host was checked: the URL's path is the request's. */
-function checkIdentity(request: Request, { token, sessions, open }: GateOptions): Response | null {
+function checkIdentity(request: Request, options: GateOptions): Response | null {
+  const { token, open } = options;
   const { headers, method } = request;
   const { pathname } = new URL(request.url);
   if (token === null || open.has(`${method} ${pathname}`)) return null;
   const given = headers.get("authorization");
-  const session = given === null ? sessionIn(headers.get("cookie"), headers.get("host") ?? "") : null;
-  if (session !== null && sessions?.has(session) === true) {
+  if (sessionOf(request, options)) {
     if (SAFE.has(method)) return null;
     // A browser says where an unsafe request comes from, and that was compared above; what says nothing is none.
     const isOurPage = headers.get("origin") !== null || headers.get("sec-fetch-site") === "same-origin";

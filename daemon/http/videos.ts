@@ -34,11 +34,15 @@ const formNumber = (schema: z.ZodNumber): z.ZodType<number, number | string> =>
       .pipe(schema),
   ]);
 
+/** A text that cannot be left out, and what to say when it is. */
+const needed = (message: string): z.ZodString =>
+  z.string({ error: ({ input }) => (input === undefined ? message : undefined) });
+
 const Create = z.strictObject({
-  prompt: z.string().meta({ description: "what to show" }),
-  model: z
-    .string()
-    .meta({ description: "name of a model on this machine (`waver models list`), its folder, or a digest" }),
+  prompt: needed("say in words what to show").meta({ description: "what to show" }),
+  model: needed("name a model; `waver models list` shows what is here").meta({
+    description: "name of a model on this machine (`waver models list`), its folder, or a digest",
+  }),
   input_reference: z
     .union([z.string(), z.strictObject({ image_url: z.string() }), z.instanceof(Upload).meta({ type: "string" })])
     .optional()

@@ -298,3 +298,18 @@ test("processes that died leave no descriptors and no pid files", async () => {
   const alive = new Set(readdirSync(join(host.home, "run", "processes")).map((name) => Number.parseInt(name, 10)));
   for (const pid of alive) expect(existsSync(`/proc/${pid}`)).toBe(true);
 }, 60_000);
+
+test("of jobs that wait, the one of higher priority runs first", async () => {
+  const running = await host.client.submit("steps", { steps: 10, ms: 20, nonce: "holds the lane" });
+  const [low, high] = [
+    await host.client.submit("steps", { steps: 1, ms: 1, nonce: "low" }, { priority: -1 }),
+    await host.client.submit("steps", { steps: 1, ms: 1, nonce: "high" }, { priority: 5 }),
+  ];
+  for (const { id } of [running, low, high]) await host.client.wait(id);
+  const startedAt = async (id: string): Promise<string> => (await host.client.job(id)).startedAt as string;
+  expect((await startedAt(high.id)) <= (await startedAt(low.id))).toBe(true);
+  const order = (
+    await Promise.all([low, high].map(async ({ id }) => [id, (await host.client.job(id)).finishedAt] as const))
+  ).sort((a, b) => ((a[1] ?? "") < (b[1] ?? "") ? -1 : 1));
+  expect(order.map(([id]) => id)).toEqual([high.id, low.id]);
+});

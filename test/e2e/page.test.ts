@@ -43,6 +43,28 @@ describe.skipIf(browserPath === null)("the generate page", () => {
     await daemon?.[Symbol.asyncDispose]();
   });
 
+  test("has an address that the shell prints", async () => {
+    const open = async (home: string): Promise<{ code: number; text: string }> => {
+      const child = Bun.spawn([process.execPath, join(import.meta.dir, "../../cli/index.ts"), "open", "--home", home], {
+        env: { PATH: process.env["PATH"], HOME: home, XDG_CONFIG_HOME: home },
+        stdio: ["ignore", "pipe", "pipe"],
+      });
+      const said = [new Response(child.stdout).text(), new Response(child.stderr).text()];
+      return { text: (await Promise.all(said)).join(""), code: await child.exited };
+    };
+    expect(await open(daemon.home)).toEqual({
+      code: 0,
+      text: expect.stringMatching(/^http:\/\/127\.0\.0\.1:\d+\/open#[0-9a-f]{64}\n$/),
+    });
+    // by default there is no address that a browser reaches
+    await using closed = await RealDaemon.start();
+    const said = await open(closed.home);
+    expect([said.code, said.text]).toEqual([
+      2,
+      expect.stringMatching(/listens on its socket alone[\s\S]*WAVER_TCP_PORT/),
+    ]);
+  });
+
   test("opens by a ticket, once", async () => {
     const url = await address();
     await page.goto(url);

@@ -135,6 +135,22 @@ describe("a session", () => {
     expect((await fetch(`${url}/v1/status`, { headers: { Cookie, Authorization: "Bearer x" } })).status).toBe(401);
   });
 
+  test("writes no file by its path", async () => {
+    const headers = { Cookie: await session(), Origin: url };
+    const answer = await post(
+      "/v1/generate",
+      { prompt: "x", model: "m", output: join(host.home, "written.mp4") },
+      headers,
+    );
+    expect([answer.status, ((await answer.json()) as { message: string }).message]).toEqual([
+      403,
+      expect.stringContaining("writes no files"),
+    ]);
+    // who has the token may
+    const own = await post("/v1/generate", { output: "x" }, { Authorization: `Bearer ${token}` });
+    expect(own.status).not.toBe(403);
+  });
+
   test("sends no forms", async () => {
     const form = new FormData();
     form.set("prompt", "x");

@@ -3,7 +3,7 @@
  * goes in by its folder, an MP4 comes out.
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { readFileSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { encodePng } from "../../daemon/generation/png.ts";
 import { createMedia } from "../../daemon/media/index.ts";
@@ -264,6 +264,41 @@ describe("a bad request", () => {
       expect(code).toBe(2);
     }
   });
+});
+
+test("a request that leaves out what is needed is told what that is", async () => {
+  for (const [left, message] of [
+    ["model", /body.model: name a model; `waver models list`/],
+    ["prompt", /body.prompt: say in words/],
+  ] as const) {
+    const answer = await create({ ...SMALL, [left]: undefined });
+    expect(answer.status).toBe(422);
+    expect(((await answer.json()) as { error: { message: string } }).error.message).toMatch(message);
+  }
+});
+
+test("prompts from a file make a video each, in the shell", async () => {
+  writeFileSync(join(daemon.home, "prompts.txt"), "a cat walks\n\n  a dog runs  \n");
+  const size = ["--width", "16", "--height", "16", "--num-frames", "5", "--num-steps", "1", "--max-tokens", "8"];
+  const argv = ["generate", "--home", daemon.home, "--model", MODEL, "--prompt-file", "prompts.txt", ...size];
+  const run = async (...more: string[]): Promise<{ code: number; text: string }> => {
+    const child = Bun.spawn([process.execPath, CLI, ...argv, ...more], {
+      env: { PATH: process.env["PATH"], HOME: daemon.home, XDG_CONFIG_HOME: daemon.home },
+      cwd: daemon.home,
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    const said = [new Response(child.stdout).text(), new Response(child.stderr).text()];
+    return { text: (await Promise.all(said)).join(""), code: await child.exited };
+  };
+  const { code } = await run("--output", "both/", "--priority", "7");
+  expect(code).toBe(0);
+  expect(readdirSync(join(daemon.home, "both")).sort()).toEqual(["000-a-cat-walks-0.mp4", "001-a-dog-runs-0.mp4"]);
+  expect((await daemon.client.jobs({ operation: "generate", limit: 1 }))[0]?.priority).toBe(7);
+  const wrong = await run("--priority", "high");
+  expect([wrong.code, wrong.text]).toEqual([
+    2,
+    expect.stringContaining("--priority is a whole number from -100 to 100"),
+  ]);
 });
 
 test("OpenAPI has the videos, with both kinds of body", async () => {

@@ -12,7 +12,10 @@ export const TrainInput = z.strictObject({
     .string()
     .nullable()
     .default(null)
-    .meta({ description: "folder or digest of the parent pipeline; null starts from random weights", format: "path" }),
+    .meta({
+      description: "name, folder or digest of the parent pipeline; null starts from random weights",
+      format: "model",
+    }),
   output: z.string().meta({ description: "folder for the trained pipeline; must not exist", format: "path" }),
   component: z
     .enum(["transformer", "refiner"])
