@@ -27,6 +27,8 @@ import { checkSize, checkTask, framesIn, type GenerateInput, resolved, type Samp
 
 export const Item = z.object({
   prompt: z.string(),
+  /** The prompt before it was rewritten. */
+  asked: z.string().optional(),
   seed: z.int(),
   task: Task,
   path: z.string(),
@@ -264,6 +266,7 @@ export class Generation implements Disposable {
     if (request.keepLatents) t.saveLatents(`${stem}.latents.safetensors`, latents);
     return {
       prompt: sample.prompt,
+      ...given({ asked: sample.asked }),
       seed: sample.seed,
       task,
       ...(await publish(made, kind)),
@@ -294,7 +297,7 @@ export class Generation implements Disposable {
     });
   }
 
-  async #recipe({ prompt, seed }: Sample): Promise<Record<string, unknown>> {
+  async #recipe({ prompt, asked, seed }: Sample): Promise<Record<string, unknown>> {
     const { task, width, height, numFrames, fps, numSteps } = await this.#shape();
     const { request, model, picks } = this;
     const [lora, lora2] = await this.#adapters();
@@ -307,6 +310,7 @@ export class Generation implements Disposable {
         ),
       ),
       ...{ task, prompt, negativePrompt: request.negativePrompt, seed, width, height, numFrames, fps, numSteps },
+      ...(asked === undefined ? {} : { asked, rewrite: picks["rewrite"] }),
       ...(request.shift === undefined ? {} : { shift: request.shift }),
       ...(request.latents === undefined ? {} : { latents: basename(request.latents) }),
       ...(model.replaced.length === 0
@@ -321,7 +325,7 @@ export class Generation implements Disposable {
   }
 
   /** The published file under the name that was asked for; without one, where the store keeps it. */
-  async #handOut(digest: Digest, made: string, { index, seed, prompt }: Sample, total: number): Promise<string> {
+  async #handOut(digest: Digest, made: string, { index, seed, prompt, asked }: Sample, total: number): Promise<string> {
     const { output } = this.request;
     if (output === undefined) return this.ctx.store.path(digest);
     const ending = basename(made).slice(basename(made).indexOf("."));
@@ -329,7 +333,7 @@ export class Generation implements Disposable {
       extname(output) === ending || (total === 1 && extname(output) !== "" && ending.endsWith(".safetensors"));
     if (isFile && total > 1)
       throw new WaverError("invalid_input", `output names one file for ${total} results`, { hint: "give a folder" });
-    const slug = prompt
+    const slug = (asked ?? prompt)
       .toLowerCase()
       .replace(/[^\p{L}\p{N}]+/gu, "-")
       .replace(/^-|-$/g, "")

@@ -107,6 +107,8 @@ function* problemsOf(
 export interface Sample {
   readonly index: number;
   readonly prompt: string;
+  /** The prompt before it was rewritten. */
+  readonly asked?: string;
   readonly seed: number;
 }
 

@@ -10,7 +10,8 @@ import { Digest, defineOperation } from "../../plugins/index.ts";
 import { adapterSpec } from "../generation/adapters.ts";
 import { Generation, Item } from "../generation/job.ts";
 import { openPipeline, replacementSpec } from "../generation/pipeline.ts";
-import { GenerateInput, samplesOf } from "../generation/request.ts";
+import { GenerateInput } from "../generation/request.ts";
+import { rewritten } from "../generation/rewrite.ts";
 import { ranksOf } from "../runner/mesh.ts";
 
 export const generate = defineOperation({
@@ -20,6 +21,12 @@ export const generate = defineOperation({
   input: GenerateInput,
   output: z.object({ items: z.array(Item) }),
   slots: {
+    rewrite: {
+      hook: "rewrite",
+      many: true,
+      summary: "rewrite the prompts first, in order; the result says what was made of each",
+      optional: true,
+    },
     sampler: { hook: "sample", summary: "integrates the flow; the model's own scheduler when absent", optional: true },
     guide: { hook: "guide", summary: "how the prompt is enforced", default: { id: "cfg" } },
     guide2: {
@@ -47,11 +54,12 @@ export const generate = defineOperation({
     'waver generate --model MODEL --prompt "a red ball rolls over grass" --output ball.mp4',
     'waver generate --model MODEL --prompt "a red ball rolls over grass" --ranks 4 --parallel.replicas 2',
     'waver generate --model MODEL --prompt "a red ball" --component transformer=other.safetensors',
+    'waver generate --model MODEL --prompt "a red ball rolls over grass" --rewrite local --rewrite.path CHAT_MODEL',
     "waver generate --model MODEL --prompt-file prompts.txt --image first.png --guide video-apg --output out/",
   ],
-  async run(request, picks, ctx) {
-    const samples = samplesOf(request);
-    const model = await openPipeline(request.model, request.component, ctx);
+  async run(asked, picks, ctx) {
+    const model = await openPipeline(asked.model, asked.component, ctx);
+    const { request, samples } = await rewritten(asked, picks, model, ctx);
     using job = new Generation(request, picks, model, ctx);
     const items: Item[] = [];
     for (let at = 0; at < samples.length; at += request.batchSize) {
