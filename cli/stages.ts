@@ -67,6 +67,9 @@ export class Stages {
       known.state = event.state;
       // Loading before the first report belongs to the first stage.
       if (known.current === null) known.since = at;
+      // Waiting, and not for its turn: a full disk.
+      if (event.state === "queued" && event.error !== undefined)
+        return [{ kind: "log", job, level: "warn", text: heldText(event.error) }];
       return event.state === "running" && event.attempt > 1 ? [{ kind: "retry", job, attempt: event.attempt }] : [];
     }
     this.#jobs.delete(job.id);
@@ -114,6 +117,9 @@ const isWhole = ({ progress: { done, total } }: Stage): boolean => total > 0 && 
 function closed({ job }: Known, stage: Stage, finished: boolean): Change {
   return { kind: "stage-done", job, stage, complete: finished || isWhole(stage) };
 }
+
+const heldText = ({ message, hint }: { message: string; hint?: string | undefined }): string =>
+  `paused: ${message}${hint === undefined ? "" : `; ${hint}`}`;
 
 function logText(event: string, fields: Readonly<Record<string, unknown>>): string {
   const { message, ...rest } = fields;

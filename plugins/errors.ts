@@ -127,7 +127,7 @@ export function toWaverError(error: unknown): WaverError {
     const code = (error as { code?: unknown }).code;
     const hint = (error as { hint?: unknown }).hint;
     const more = { cause: error, ...(typeof hint === "string" ? { hint } : {}) };
-    if (code === "ENOSPC")
+    if (code === "ENOSPC" || code === "EDQUOT" || code === "SQLITE_FULL")
       return new WaverError("disk_full", "the disk is full", {
         ...more,
         hint: "free some space, then run the same command again: it goes on where it stopped",

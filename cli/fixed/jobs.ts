@@ -147,7 +147,9 @@ function row({ id, operation, state, createdAt, seconds, progress, reused, error
     state === "running" && progress !== undefined
       ? `${progress.stage} ${progress.done}/${progress.total}`
       : error !== undefined
-        ? error.code
+        ? state === "queued"
+          ? `paused: ${error.code}`
+          : error.code
         : reused
           ? "reused"
           : "";

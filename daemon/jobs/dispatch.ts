@@ -28,6 +28,8 @@ export interface DispatchOptions {
   /** A request was journalled, or refused. */
   accepted(job: JobId, refusal: ErrorBody | null): void;
   readonly inDaemon: InDaemon;
+  /** Whether the disk of the home is full. */
+  isFull(): Promise<boolean>;
 }
 
 /** Runs an operation of the daemon's own. `runner/runner.ts` behind it; here only what is asked of it. */
@@ -222,7 +224,7 @@ export class Dispatch {
         // A stopping daemon leaves the job for the next one.
         if (known.code === "daemon_unreachable")
           this.#post({ type: "lost", lease, death: false, reason: known.message });
-        else this.#post({ type: "finished", lease, outcome: { ok: false, error: known.toBody() }, peakBytes: 0 });
+        else await this.#failed(lease, known.toBody(), 0);
       }
     } finally {
       this.#starting.delete(lease.job);
@@ -266,14 +268,17 @@ export class Dispatch {
       // Not the job's end but the process's: the job goes on elsewhere.
       this.#post({ type: "lost", lease, death: false, reason: "its process was stopped" });
     } else {
-      const outcome =
-        message.type === "done"
-          ? ({ ok: true, output: message.output } as const)
-          : ({ ok: false, error: message.error as ErrorBody } as const);
-      this.#post({ type: "finished", lease, outcome, peakBytes });
+      if (message.type === "done")
+        this.#post({ type: "finished", lease, outcome: { ok: true, output: message.output }, peakBytes });
+      else void this.#failed(lease, message.error as ErrorBody, peakBytes);
     }
     if (message.type === "done") this.#fleet.healthy(from);
     this.#fleet.release(from);
+  }
+
+  async #failed(lease: Lease, error: ErrorBody, peakBytes: number): Promise<void> {
+    const noRoom = error.code === "disk_full" && (await this.#options.isFull());
+    this.#post({ type: "finished", lease, outcome: { ok: false, error }, peakBytes, noRoom });
   }
 
   async #submitChild(message: Extract<FromRunner, { type: "submit" }>): Promise<void> {

@@ -12,6 +12,14 @@ const LONGEST_DELAY_MS = 60_000;
 export const backoffMs = (failures: number, jitter: number): number =>
   Math.min(LONGEST_DELAY_MS, FIRST_DELAY_MS * 2 ** Math.max(0, failures - 1)) * (1 + 0.25 * jitter);
 
+/** Times in a row that a job is stopped by a full disk, without getting further, before it is given up: it needs more than there is. */
+export const MAX_PAUSES = 3;
+
+export const heldError = (error: ErrorBody): ErrorBody => ({
+  ...error,
+  hint: "free some space: the job goes on by itself where it stopped",
+});
+
 export const CANCELLED: ErrorBody = { code: "cancelled", message: "the job was cancelled" };
 
 export const crashLoop = (row: JobRow, reason: string): ErrorBody => ({

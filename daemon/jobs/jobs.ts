@@ -44,6 +44,8 @@ export interface Submission {
   readonly priority?: number;
 }
 
+/** How often it is looked whether a full disk has room again, while jobs wait for it. */
+const ROOM_MS = 2_000;
 /** Longest that a query may take before it is cut off: it is a question, not work. */
 const QUERY_MS = 120_000;
 /** A preview is a few hundred kilobytes at most. */
@@ -62,6 +64,7 @@ export class Jobs {
   readonly #closing = new AbortController();
   readonly #reuse: Reuse;
   readonly #room: Room;
+  readonly #roomLooks: ReturnType<typeof setInterval>;
   #age = 0;
   #stopped: Promise<void> | null = null;
 
@@ -100,6 +103,7 @@ export class Jobs {
         inDaemon: options.inDaemon,
         prepare: (row) => this.#reuse.prepare(row),
         submitChild: (lease, call, operation, input) => this.#submitChild(lease, call, operation, input),
+        isFull: () => this.#room.isLow(),
         accepted: (job, refusal) => {
           this.#answers.get(job)?.(refusal);
           this.#answers.delete(job);
@@ -109,9 +113,12 @@ export class Jobs {
     );
     this.#loop = new Loop(this.#state, store, this.#dispatch.perform, {
       makeRoom: () => this.#room.release(),
+      waiting: (ms) => options.log("warn", "journal_waits_for_room", { ms }),
       fatal: options.fatal,
     });
     this.#dispatch.attach(this.#loop);
+    this.#roomLooks = setInterval(() => void this.#lookForRoom(), ROOM_MS);
+    this.#roomLooks.unref();
   }
 
   /** Takes over what an earlier daemon left: nothing that was accepted is forgotten. */
@@ -317,7 +324,18 @@ export class Jobs {
     return this.#stopped;
   }
 
+  /** Jobs that a full disk stopped go on by themselves. */
+  async #lookForRoom(): Promise<void> {
+    if (![...this.#state.jobs.values()].some(({ held }) => held)) return;
+    try {
+      if (await this.#room.isBack()) this.#loop.post({ type: "room" });
+    } catch (error) {
+      this.#options.log("warn", "room_unknown", { error });
+    }
+  }
+
   async #stop(graceMs: number): Promise<void> {
+    clearInterval(this.#roomLooks);
     this.#loop.post({ type: "drain" });
     await this.#loop.idle();
     await this.#fleet.stop(graceMs);

@@ -11,6 +11,11 @@ import type { JobStore, Write } from "./store.ts";
 /** Progress and log lines wait this long for company: they need no fsync of their own. */
 const LAZY_MS = 200;
 const MAX_BATCH = 256;
+/** Pause between two attempts to write to a full disk, and how long a daemon that is to stop goes on trying. */
+const FULL_MS = 500;
+const DRAINING_MS = 3_000;
+/** Events that wait for a full disk, before those that can be lost are. */
+const MAX_WAITING = 4_096;
 /** How often backoffs and grace periods are looked at. */
 const TICK_MS = 200;
 
@@ -24,6 +29,8 @@ export const clock = (): Clock => ({
 export interface Trouble {
   /** The disk is full: gives back what was kept in reserve. False when that is gone already. */
   makeRoom(): boolean;
+  /** Nothing is left to give back: the journal, and with it every answer about jobs, waits until somebody frees space. */
+  waiting(ms: number): void;
   /** A commit failed. The disk can no longer be trusted: the daemon must end, and recover at its next start. */
   fatal(error: unknown): void;
 }
@@ -128,11 +135,24 @@ export class Loop {
 
   /** A full disk rolls the transaction back whole, so it may be tried again; any other failure may not. */
   async #write(writes: readonly Write[]): Promise<void> {
-    try {
-      await this.#store.commit(writes);
-    } catch (error) {
-      if ((error as { code?: unknown }).code !== "SQLITE_FULL" || !this.#trouble.makeRoom()) throw error;
-      await this.#store.commit(writes);
-    }
+    for (let waited = 0; ; waited += FULL_MS)
+      try {
+        await this.#store.commit(writes);
+        return;
+      } catch (error) {
+        if ((error as { code?: unknown }).code !== "SQLITE_FULL") throw error;
+        if (this.#trouble.makeRoom()) continue;
+        // A daemon that is to stop stops: what it could not write, its successor finds undone and does again.
+        if (this.#state.draining && waited >= DRAINING_MS) throw error;
+        this.#trouble.waiting(waited);
+        this.#forget();
+        await Bun.sleep(FULL_MS);
+      }
+  }
+
+  /** What processes say meanwhile must not pile up; how far a job is, its next report says again. */
+  #forget(): void {
+    if (this.#queue.length <= MAX_WAITING) return;
+    this.#queue = this.#queue.filter(({ type }) => type !== "progress" && type !== "log");
   }
 }

@@ -23,16 +23,29 @@ export class Room {
 
   /** Throws disk_full when new work would probably not fit. Makes the reserve again when there is room for it. */
   async check(): Promise<void> {
-    if (performance.now() - this.#looked > LOOK_MS) {
-      const { bavail, bsize } = await statfs(this.#home);
-      this.#free = bavail * bsize;
-      this.#looked = performance.now();
-      if (this.#free > FLOOR_BYTES + RESERVE_BYTES && !existsSync(this.#reserve)) this.#keep();
-    }
+    if (performance.now() - this.#looked > LOOK_MS) await this.#look();
     if (this.#free >= FLOOR_BYTES) return;
     throw new WaverError("disk_full", `only ${Math.round(this.#free / 2 ** 20)} MB are free where jobs work`, {
       hint: "free some space, then repeat the request",
     });
+  }
+
+  /** Whether jobs that a full disk stopped may go on: twice the floor, so that they do not stop again at once. */
+  async isBack(): Promise<boolean> {
+    return (await this.#look()) >= 2 * FLOOR_BYTES;
+  }
+
+  /** Whether it is this disk that is full, and not another one that a job wrote to. */
+  async isLow(): Promise<boolean> {
+    return (await this.#look()) < FLOOR_BYTES;
+  }
+
+  async #look(): Promise<number> {
+    const { bavail, bsize } = await statfs(this.#home);
+    this.#free = bavail * bsize;
+    this.#looked = performance.now();
+    if (this.#free > FLOOR_BYTES + RESERVE_BYTES && !existsSync(this.#reserve)) this.#keep();
+    return this.#free;
   }
 
   /** Gives the reserve back; false when it is gone already. */
@@ -46,7 +59,6 @@ export class Room {
   #keep(): void {
     const fd = openSync(this.#reserve, "w", 0o600);
     // Random bytes: a file system that compresses would keep nothing in reserve otherwise.
-
     for (let written = 0; written < RESERVE_BYTES; written += 65_536)
       writeSync(fd, crypto.getRandomValues(new Uint8Array(65_536)));
     fsyncSync(fd);

@@ -8,7 +8,7 @@
 import type { ErrorBody } from "../../plugins/errors.ts";
 import type { Lease } from "../runner/protocol.ts";
 import { isTerminal, type JobEvent, type JobId, type JobState } from "../wire.ts";
-import { backoffMs, CANCELLED, crashLoop, MAX_DEATHS, refusal } from "./failures.ts";
+import { backoffMs, CANCELLED, crashLoop, heldError, MAX_DEATHS, MAX_PAUSES, refusal } from "./failures.ts";
 import {
   type Clock,
   type Decision,
@@ -88,7 +88,9 @@ class Step {
         const live = this.#holder(event.lease, "finished");
         if (live === null) return;
         const { outcome, peakBytes } = event;
-        if (outcome.ok) this.settle(live, "done", { output: outcome.output, peakBytes });
+        if (!outcome.ok && event.noRoom === true && !live.row.cancelRequested)
+          this.#pause(live, outcome.error, peakBytes);
+        else if (outcome.ok) this.settle(live, "done", { output: outcome.output, peakBytes });
         else if (outcome.error.code === "cancelled" && live.row.cancelRequested)
           this.settle(live, "cancelled", { error: CANCELLED, peakBytes });
         else this.settle(live, "failed", { error: outcome.error, peakBytes });
@@ -109,6 +111,9 @@ class Step {
         if (live?.row.state === "queued") this.settle(live, "failed", { error: event.error });
         return;
       }
+      case "room":
+        for (const live of this.#state.jobs.values()) live.held = false;
+        return;
       case "drain":
         this.#state.draining = true;
         return;
@@ -132,6 +137,9 @@ class Step {
       lease: null,
       startedAt: 0,
       killAt: Number.POSITIVE_INFINITY,
+      // The journal keeps why: a daemon that was started again waits for room as its forerunner did.
+      held: row.state === "queued" && row.error?.code === "disk_full",
+      pauses: 0,
       advanced: false,
       waiting: [],
       answer: null,
@@ -151,7 +159,7 @@ class Step {
         folders.add(live.row.workKey);
         if (isActive(live)) active.set(live.lane, (active.get(live.lane) ?? 0) + 1);
         else if (live.answer !== null) ready.push(live);
-      } else if (live.prepared && live.notBefore <= this.#clock.mono) ready.push(live);
+      } else if (live.prepared && !live.held && live.notBefore <= this.#clock.mono) ready.push(live);
     }
     if (ready.length === 0) return;
     ready.sort(
@@ -306,9 +314,22 @@ class Step {
     live.lease = lease;
     live.startedAt = this.#clock.mono;
     live.advanced = false;
-    this.#change(live, { state: "running", startedAt: live.row.startedAt ?? this.#clock.wall });
+    this.#change(live, { state: "running", startedAt: live.row.startedAt ?? this.#clock.wall, error: null });
     this.#stateEvent(live);
     this.decide({ do: "start", job: live.row.id, lane: live.lane, lease });
+  }
+
+  /** Back to the queue until there is room, with its work folder and so with all it had done. */
+  #pause(live: Live, error: ErrorBody, peakBytes: number): void {
+    this.#spend(live);
+    live.pauses = live.advanced ? 1 : live.pauses + 1;
+    if (live.pauses >= MAX_PAUSES) {
+      this.settle(live, "failed", { error, peakBytes });
+      return;
+    }
+    live.held = true;
+    this.#change(live, { error: heldError(error) });
+    this.requeue(live, 0);
   }
 
   #lost(live: Live, death: boolean, reason: string): void {

@@ -31,6 +31,10 @@ export interface Live {
   startedAt: number;
   /** Monotonic time at which a cancelled job's process is killed. */
   killAt: number;
+  /** Stopped by a full disk: it goes on when there is room. Its row says so with the error. */
+  held: boolean;
+  /** Times in a row that it was held without getting further. */
+  pauses: number;
   /** Progress was made beyond every earlier attempt. */
   advanced: boolean;
   /** Children that it waits for. While there is one, the job does not count against its lane. */
@@ -95,7 +99,16 @@ export type SchedulerEvent =
       readonly event: string;
       readonly fields: Readonly<Record<string, unknown>>;
     }
-  | { readonly type: "finished"; readonly lease: Lease; readonly outcome: Outcome; readonly peakBytes: number }
+  /** `noRoom`: it failed because the disk of the home is full, which is nobody's fault and passes. */
+  | {
+      readonly type: "finished";
+      readonly lease: Lease;
+      readonly outcome: Outcome;
+      readonly peakBytes: number;
+      readonly noRoom?: boolean;
+    }
+  /** There is room on the disk again. */
+  | { readonly type: "room" }
   /** The process is gone. `death`: of its own, so that it counts towards crash_loop. */
   | { readonly type: "lost"; readonly lease: Lease; readonly death: boolean; readonly reason: string }
   | { readonly type: "cancel"; readonly job: JobId }

@@ -10,6 +10,7 @@ import {
   readFileSync,
   rmSync,
   statSync,
+  truncateSync,
   writeSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
@@ -73,23 +74,42 @@ test.skipIf(!mounted)("a small disk that fills up under a job (mounting one need
   const reserve = join(home, "reserve");
   expect(statSync(reserve).size).toBe(4 << 20);
 
-  const { id } = await client.submit("steps", { steps: 1_000, ms: 20 });
+  const { id } = await client.submit("steps", { steps: 200, ms: 20 });
   await eventually(async () => ((await client.job(id)).progress?.done ?? 0) >= 3);
   fill();
-  expect(await codeOf(client.wait(id))).toBe("disk_full");
+  // It stops, is not lost, and says what it waits for; nothing new is taken.
+  const paused = await eventually(async () => {
+    const job = await client.job(id);
+    return job.state === "queued" ? job : null;
+  });
+  expect(paused.error).toMatchObject({ code: "disk_full", hint: expect.stringContaining("goes on by itself") });
   expect(await codeOf(client.submit("steps", short))).toBe("disk_full");
-  expect((await client.status()).jobs).toMatchObject({ queued: 0, running: 0 });
+  expect((await client.status()).jobs).toMatchObject({ queued: 1, running: 0 });
   // The reserve was given back to the journal; without it too the daemon goes on answering.
   fill();
-  expect((await client.job(id)).state).toBe("failed");
+  expect((await client.job(id)).state).toBe("queued");
   expect(await codeOf(client.submit("steps", short))).toBe("disk_full");
 
+  // A daemon cannot be started without a byte, and says so; with a little room it can, and waits as the other did.
+  daemon.kill("SIGKILL");
+  await daemon.exited;
+  fill();
+  const failed = Bun.spawnSync([process.execPath, join(import.meta.dir, "../../daemon/main.ts"), "--home", home]);
+  expect(JSON.parse(failed.stdout.toString())).toMatchObject({ ready: false, error: { code: "disk_full" } });
+  truncateSync(join(home, "filler"), statSync(join(home, "filler")).size - (16 << 20));
+  const next = await spawnDaemon(home);
+  await Bun.sleep(3_000);
+  expect(await client.job(id)).toMatchObject({ state: "queued", error: { code: "disk_full" } });
   rmSync(join(home, "filler"));
+  const done = await client.wait(id);
+  expect(done).toMatchObject({ state: "done", attempt: 2 });
+  expect(done.error).toBeUndefined();
+  expect((done.output as { resumedFrom: number }).resumedFrom).toBeGreaterThanOrEqual(3);
   await eventually(async () => (await codeOf(client.submit("steps", short))) === "none");
   await eventually(async () => (await client.status()).jobs.running === 0);
   expect(existsSync(reserve)).toBe(true);
-  daemon.kill("SIGTERM");
-  expect(await daemon.exited).toBe(0);
+  next.kill("SIGTERM");
+  expect(await next.exited).toBe(0);
   using journal = new Database(join(home, "journal.sqlite"), { readonly: true });
   expect(journal.query("PRAGMA integrity_check").get()).toEqual({ integrity_check: "ok" });
   expect(readdirSync(join(home, "work"))).toEqual([]);

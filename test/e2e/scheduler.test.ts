@@ -177,6 +177,16 @@ class World {
       this.apply(advance(this.state, { type: "lost", lease, death: this.random() < 0.7, reason: "sim" }, clock));
       return;
     }
+    if (this.random() < 0.15) {
+      this.apply(advance(this.state, { type: "room" }, clock));
+      return;
+    }
+    const full = { code: "disk_full", message: "" } as const;
+    if (this.random() < 0.15) {
+      const outcome = { ok: false, error: full } as const;
+      this.apply(advance(this.state, { type: "finished", lease, outcome, peakBytes: 0, noRoom: true }, clock));
+      return;
+    }
     const outcome =
       this.random() < 0.8
         ? ({ ok: true, output: 1 } as const)
@@ -221,6 +231,7 @@ class World {
             ),
           );
       }
+      this.apply(advance(this.state, { type: "room" }, this.clock()));
       this.apply(advance(this.state, { type: "tick" }, this.clock()));
     }
   }
