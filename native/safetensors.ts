@@ -231,9 +231,19 @@ function readIndex(path: string): Map<string, string> {
   return out;
 }
 
+/** Files that are read as data by the one-way converter only. */
+const FOREIGN = /\.(pth|pt|bin|ckpt)$/;
+const convert = (path: string): string => `make a safetensors file of it first: waver convert ${path}`;
+
 /** A safetensors file, a `*.safetensors.index.json`, or a folder that holds one index or one file. */
 export function openCheckpoint(path: string): Checkpoint {
   if (!existsSync(path)) throw new EngineError("checkpoint_unreadable", `${path} does not exist`);
+  if (FOREIGN.test(path) && !statSync(path).isDirectory())
+    throw new EngineError(
+      "checkpoint_unreadable",
+      `${path} is in torch's own format, which can carry code`,
+      convert(path),
+    );
   if (!statSync(path).isDirectory()) return path.endsWith(".index.json") ? new Shards(path) : openSafetensors(path);
   const names = readdirSync(path).sort();
   const indices = names.filter((n) => n.endsWith(".safetensors.index.json"));
@@ -241,6 +251,9 @@ export function openCheckpoint(path: string): Checkpoint {
   if (indices.length === 1) return new Shards(join(path, indices[0] as string));
   if (indices.length === 0 && files.length === 1) return openSafetensors(join(path, files[0] as string));
   const found = [...indices, ...files];
+  const foreign = names.find((name) => FOREIGN.test(name));
+  if (found.length === 0 && foreign !== undefined)
+    throw new EngineError("checkpoint_unreadable", `${path} holds no safetensors file`, convert(join(path, foreign)));
   throw new EngineError(
     "checkpoint_unreadable",
     found.length === 0 ? `${path} holds no safetensors file` : `${path} holds several: ${found.slice(0, 6).join(", ")}`,

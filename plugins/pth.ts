@@ -2,8 +2,9 @@
  * The tensors of a PyTorch checkpoint, in both of its forms: the zip that torch has written since 1.6, and the older
  * chain of pickles with the storages behind it. Only the table is read here; a tensor's bytes are read when asked for.
  */
-import { WaverError } from "../errors.ts";
+
 import { type ArchiveEntry, entryStart, type FileBytes, readArchive, readEntry } from "./archive.ts";
+import { WaverError } from "./errors.ts";
 import { PickleName, type PickleRules, type PickleValue, readPickle } from "./pickle.ts";
 
 /** Storage classes that a checkpoint may name -> safetensors dtype and bytes an element. */

@@ -4,7 +4,7 @@
  */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { inflateRawSync } from "node:zlib";
-import { WaverError } from "../errors.ts";
+import { WaverError } from "./errors.ts";
 
 /** A file that is read at positions, so that a large one never has to fit in memory. */
 export class FileBytes implements Disposable {
