@@ -99,8 +99,11 @@ function* problemsOf(
   if (fields.prompt.some((text) => text.trim() === "")) yield ["prompt", "it is empty; say in words what to show"];
   if (numFrames !== undefined && seconds !== undefined) yield ["seconds", "give either seconds or numFrames"];
   yield* problemsOfRanks(request.ranks, request.parallel);
-  if (request.ranks > 1 && [...request.lora, ...(request.lora2 ?? [])].length > 0)
-    yield ["ranks", "LoRA works on one rank only as yet: leave ranks out, or merge the LoRA into a model first"];
+  if (request.parallel?.shardWeights === true && [...request.lora, ...(request.lora2 ?? [])].length > 0)
+    yield [
+      "parallel",
+      "LoRA needs whole weights: leave parallel.shardWeights out, or merge the LoRA into a model first",
+    ];
 }
 
 /** One video or image to make. */

@@ -16,6 +16,7 @@ import {
   withTokenPolicy,
 } from "../../native/index.ts";
 import {
+  type Adapter,
   type Context,
   type Denoiser,
   type DenoiserInput,
@@ -50,10 +51,24 @@ type Order =
       readonly id: string;
       readonly options: Readonly<Record<string, unknown>>;
     }
+  /** The same of `adapt`, on the network of that name. */
+  | {
+      readonly do: "adapt";
+      readonly name: string;
+      readonly network: string;
+      readonly id: string;
+      readonly options: Readonly<Record<string, unknown>>;
+    }
   | { readonly do: "release"; readonly name: string }
-  | { readonly do: "run"; readonly name: string; readonly packed: Packed }
+  | { readonly do: "run"; readonly name: string; readonly packed: Packed; readonly adapters: readonly Worn[] }
   /** Say that you listen. */
   | { readonly do: "answer" };
+
+/** An adapter that is on, and how strongly. */
+interface Worn {
+  readonly name: string;
+  readonly weight: number;
+}
 
 type Answer = { readonly ok: true } | { readonly ok: false; readonly error: ErrorBody };
 
@@ -65,6 +80,10 @@ export class Ranks {
   readonly #mesh: Mesh;
   readonly #sequence: SequenceParallel;
   readonly #weights = new WeakMap<Denoiser, ShardedWeights>();
+  /** Of the networks that an operation holds, by what it sees of them. */
+  readonly #spread = new WeakMap<Denoiser, string>();
+  /** Adapters that are on right now, outermost first. */
+  readonly #worn: Worn[] = [];
   #orders = 0;
   #names = 0;
 
@@ -104,23 +123,50 @@ export class Ranks {
   /** A job's context in which denoisers run on all ranks. */
   leading(ctx: Context): { ctx: Context; close(): void } {
     const open = new Set<() => void>();
-    const use: Context["use"] = async (hook, id, options = {}) => {
-      const used = await ctx.use(hook, id, options);
-      if (hook !== "family") return used;
+    /** A provider's value `made`, which the other ranks are to have too, until whoever uses it lets go. */
+    const everywhere = <I, O>(
+      used: ((input: I) => Promise<O>) & Disposable,
+      made: (name: string, input: I) => Promise<O>,
+    ): typeof used => {
       const name = `${++this.#names}`;
       const release = (): void => {
         if (open.delete(release)) this.#tell({ do: "release", name });
       };
-      await this.#load({ do: "load", name, id, options });
-      open.add(release);
-      const family = used as unknown as Used<"family">;
-      const over = async (input: object): Promise<Denoiser> => this.#over(await family(input as never), name);
-      return Object.assign(over, {
+      const call = async (input: I): Promise<O> => {
+        const value = await made(name, input);
+        open.add(release);
+        return value;
+      };
+      return Object.assign(call, {
         [Symbol.dispose]() {
           used[Symbol.dispose]();
           release();
         },
-      }) as unknown as typeof used;
+      });
+    };
+    const use: Context["use"] = async (hook, id, options = {}) => {
+      const used = await ctx.use(hook, id, options);
+      if (hook === "family") {
+        const family = used as unknown as Used<"family">;
+        const spread = everywhere(family, async (name, input) => {
+          const network = await family(input);
+          await this.#load({ do: "load", name, id, options });
+          return this.#over(network, name);
+        });
+        return spread as unknown as typeof used;
+      }
+      if (hook === "adapt") {
+        const adapt = used as unknown as Used<"adapt">;
+        const worn = everywhere(adapt, async (name, { denoiser }) => {
+          const adapter = await adapt({ denoiser });
+          const network = this.#spread.get(denoiser);
+          if (network === undefined) throw new WaverError("internal", "an adapter for a network that is not spread");
+          await this.#load({ do: "adapt", name, network, id, options });
+          return this.#noted(adapter, name);
+        });
+        return worn as unknown as typeof used;
+      }
+      return used;
     };
     return {
       ctx: { ...ctx, use },
@@ -135,30 +181,45 @@ export class Ranks {
     open: () => { ctx: Context; close(): void },
     log: (event: string, fields: Record<string, unknown>) => void,
   ): Promise<never> {
-    const held = new Map<string, { network: Denoiser; close(): void }>();
-    const load = async ({ name, id, options }: Extract<Order, { do: "load" }>): Promise<void> => {
+    const held = new Map<string, { network?: Denoiser; adapter?: Adapter; close(): void }>();
+    const network = (name: string): Denoiser => {
+      const found = held.get(name)?.network;
+      if (found === undefined) throw new WaverError("internal", `this rank holds no network ${name}`);
+      return found;
+    };
+    const load = async (order: Extract<Order, { do: "load" | "adapt" }>): Promise<void> => {
       const { ctx, close } = open();
       try {
-        const use = await ctx.use("family", id, options);
-        held.set(name, { network: await use({}), close });
+        const value =
+          order.do === "load"
+            ? { network: await (await ctx.use("family", order.id, order.options))({}) }
+            : {
+                adapter: await (await ctx.use("adapt", order.id, order.options))({ denoiser: network(order.network) }),
+              };
+        held.set(order.name, { ...value, close });
       } catch (error) {
         close();
         throw error;
       }
     };
+    const wearing = <T>(adapters: readonly Worn[], work: () => T): T =>
+      adapters.reduceRight<() => T>((inner, { name, weight }) => {
+        const { adapter } = held.get(name) as { adapter: Adapter };
+        return () => adapter.during(weight, inner);
+      }, work)();
     let late: ReturnType<typeof setTimeout> | undefined;
     for (;;) {
       const { order, number } = await this.#next();
       clearTimeout(late);
-      if (order.do === "load") await this.#answer(number, () => load(order));
+      if (order.do === "load" || order.do === "adapt") await this.#answer(number, () => load(order));
       else if (order.do === "answer") await this.#answer(number, async () => undefined);
       else if (order.do === "release") {
         held.get(order.name)?.close();
         held.delete(order.name);
       } else
         try {
-          const { network } = held.get(order.name) as { network: Denoiser };
-          runPasses(this.#together, network, order.packed, null, this.#device);
+          const runs = network(order.name);
+          wearing(order.adapters, () => runPasses(this.#together, runs, order.packed, null, this.#device));
         } catch (error) {
           const { code, message } = toWaverError(error);
           log("pass_failed", { rank: this.args.rank, code, reason: message });
@@ -191,7 +252,7 @@ export class Ranks {
   #over(network: Denoiser, name: string): SpreadDenoiser {
     const together = (passes: readonly DenoiserInput[]): Tensor[] => {
       const { packed: order, tensors } = packed(passes);
-      this.#tell({ do: "run", name, packed: order });
+      this.#tell({ do: "run", name, packed: order, adapters: this.#worn });
       try {
         return runPasses(this.#together, network, order, tensors, this.#device);
       } catch (error) {
@@ -212,7 +273,7 @@ export class Ranks {
       },
     };
     // all else is the network's own, private fields included
-    return new Proxy(network, {
+    const spread = new Proxy(network, {
       has: (target, key) => key in own || key in target,
       get(target, key) {
         if (key in own) return own[key as keyof typeof own];
@@ -220,9 +281,28 @@ export class Ranks {
         return typeof value === "function" ? value.bind(target) : value;
       },
     }) as SpreadDenoiser;
+    this.#spread.set(spread, name);
+    return spread;
   }
 
-  async #load(order: Extract<Order, { do: "load" }>): Promise<void> {
+  /** The adapter, and what the other ranks are told while it is on. */
+  #noted(adapter: Adapter, name: string): Adapter {
+    const worn = this.#worn;
+    return {
+      layers: adapter.layers,
+      fused: (...how) => adapter.fused(...how),
+      during(weight, work) {
+        worn.push({ name, weight });
+        try {
+          return adapter.during(weight, work);
+        } finally {
+          worn.pop();
+        }
+      },
+    };
+  }
+
+  async #load(order: Extract<Order, { do: "load" | "adapt" }>): Promise<void> {
     const number = this.#tell(order);
     for (let rank = 1; rank < this.args.count; rank++) {
       while (!this.#store.has(`done ${number} ${rank}`)) await Bun.sleep(SLOW_MS);
