@@ -1,4 +1,5 @@
-/** Folders of CLIP in Transformers' layout: either vision tower, or the whole model, from any of them that holds it. */
+/** CLIP's vision tower or whole model: folders in Transformers' layout, and single files of the tower (`original.ts`). */
+import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import {
   bytesOf,
@@ -13,6 +14,7 @@ import {
 import { readPreprocessor, WaverError, z } from "../index.ts";
 import { readJson } from "../language.ts";
 import { Clip, ClipVision } from "./model.ts";
+import { isOriginal, knownTower, originalVision } from "./original.ts";
 import { ClipConfig, VisionConfig } from "./params.ts";
 
 export interface Settings {
@@ -53,6 +55,9 @@ export function readConfig(folder: string): Folder {
   return { vision: { ...whole.vision, projection_dim: whole.projection_dim }, whole };
 }
 
+/** The folder itself, or a file's. */
+const folderOf = (path: string): string => (path.endsWith(".safetensors") ? dirname(path) : path);
+
 /** Position ids are counters that older checkpoints store among the weights. */
 const wholeOf = (file: Checkpoint): Weights =>
   weightsOf(file, (key) => (key.endsWith(".position_ids") ? undefined : key));
@@ -61,6 +66,7 @@ const PROJECTION = "visual_projection.weight";
 
 /** The vision tower's part of a file. Transformers 5 stores a tower alone without the name that it has in the whole model. */
 function visionOf(file: Checkpoint): Weights {
+  if (isOriginal(file)) return originalVision(file);
   const tower = "vision_model.";
   const isBare = file.has("embeddings.patch_embedding.weight");
   return weightsOf(file, (key) => {
@@ -82,12 +88,14 @@ export function wholeBytes(folder: string, dtype?: DType): number {
   return bytesOf(wholeOf(file), dtype);
 }
 
-/** The vision tower of a folder, with its projection where the folder has one. */
+/** The vision tower of a folder or a file, with its projection where there is one. */
 export function loadVision(folder: string, settings: Settings): { model: ClipVision; config: VisionConfig } {
-  const { vision: config } = readConfig(folder);
   using file = openCheckpoint(folder);
-  const model = new ClipVision(config, file.has(PROJECTION));
-  return { model: model.load(visionOf(file), settings), config };
+  const weights = visionOf(file);
+  const beside = folderOf(folder);
+  const config = existsSync(join(beside, "config.json")) ? readConfig(beside).vision : knownTower(weights, folder);
+  const model = new ClipVision(config, weights.keys.includes(PROJECTION));
+  return { model: model.load(weights, settings), config };
 }
 
 /** Both towers. */
@@ -101,7 +109,7 @@ export function loadClip(folder: string, settings: Settings): { model: Clip; con
 
 /** How images reach the tower: the folder's own processor, or the one beside it in a pipeline (MODEL/image_processor). */
 export function imageSettings(folder: string, { image_size }: VisionConfig): ImageSettings {
-  return readPreprocessor([folder, join(dirname(folder), "image_processor")], {
+  return readPreprocessor([folderOf(folder), join(dirname(folderOf(folder)), "image_processor")], {
     resize: { shortestEdge: image_size },
     resample: "bicubic",
     crop: { height: image_size, width: image_size },

@@ -36,7 +36,11 @@ export default definePlugin({
       source: "Wan 4.2 (image-to-video), arXiv 2503.20314; Radford et al. 2021, arXiv 2103.00020",
       runs: "device",
       options: z.strictObject({
-        path: z.string().describe("folder with config.json and weights, for instance MODEL/image_encoder"),
+        path: z
+          .string()
+          .describe(
+            "folder with config.json and weights, for instance MODEL/image_encoder, or a safetensors file of the tower",
+          ),
         dtype,
       }),
       traits: { classes: ["CLIPVisionModel", "CLIPVisionModelWithProjection"] },
