@@ -6,6 +6,7 @@ import { z } from "zod";
 import { toWaverError } from "../../plugins/errors.ts";
 import type { Config } from "../config.ts";
 import { findFfmpeg } from "../media/ffmpeg.ts";
+import { sandbox } from "../media/sandbox.ts";
 
 const Check = z.object({
   name: z.string(),
@@ -36,6 +37,7 @@ export async function examine(config: Config, version: string, signal: AbortSign
     } satisfies Check,
     ...(await engine(config, signal)),
     ffmpeg(config, signal),
+    decoders(),
     permissions(config),
     disk(config),
     {
@@ -93,6 +95,19 @@ async function ffmpeg(config: Config, signal: AbortSignal): Promise<Check> {
     const { message, hint } = toWaverError(error);
     return { name: "ffmpeg", state: "missing", found: message, ...(hint === undefined ? {} : { cure: hint }) };
   }
+}
+
+function decoders(): Check {
+  const { network, rights } = sandbox();
+  if (network && rights)
+    return { name: "sandbox", state: "ok", found: "decoders run without a network and cannot gain rights" };
+  const lacks = [...(network ? [] : ["without a network of their own"]), ...(rights ? [] : ["with no new rights"])];
+  return {
+    name: "sandbox",
+    state: "warn",
+    found: `decoders cannot be run ${lacks.join(", nor ")}; their limits and lists of formats hold all the same`,
+    cure: "install util-linux (unshare, setpriv) and allow user namespaces, or open only videos that you trust",
+  };
 }
 
 function permissions({ home }: Config): Check {

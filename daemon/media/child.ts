@@ -1,9 +1,10 @@
 /**
- * A short-lived child that touches media: bounded in CPU time, address space and open files, with a scrubbed
- * environment, killed on abort. What it writes to stderr is kept for the verdict and never shown.
+ * A short-lived child that touches media: bounded in CPU time, address space, open files and what it may write, without
+ * a network where the kernel allows that, with a scrubbed environment, killed on abort. What it writes to stderr is kept for the verdict and never shown.
  */
 import { closeSync } from "node:fs";
 import type { Limits } from "./ffmpeg.ts";
+import { sandbox } from "./sandbox.ts";
 import { throwIfCancelled } from "./verdict.ts";
 
 /** Tail of stderr that is kept: enough for the last messages, bounded for a decoder that floods. */
@@ -14,7 +15,7 @@ const OPEN_FILES = 128;
 
 /** `ulimit` in a shell that is then replaced: the limits bind the child alone. Arguments are never parsed by it. */
 const LIMITED =
-  'ulimit -t "$1" 2>/dev/null; ulimit -v "$2" 2>/dev/null; ulimit -n "$3" 2>/dev/null; ulimit -c 0; shift 3; exec "$@"';
+  'ulimit -t "$1" 2>/dev/null; ulimit -v "$2" 2>/dev/null; ulimit -n "$3" 2>/dev/null; ulimit -f "$4" 2>/dev/null; ulimit -c 0; shift 4; exec "$@"';
 
 export interface ChildOptions {
   readonly limits: Limits;
@@ -23,6 +24,8 @@ export interface ChildOptions {
   /** Output pipes: 1 is stdout, more are file descriptors 3, 4, ... */
   readonly pipes: number;
   readonly stdin?: boolean;
+  /** Whether it makes a file. A child that only reads cannot write a byte to the disk. */
+  readonly writes?: boolean;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -45,6 +48,7 @@ export function spawnChild(program: string, args: readonly string[], options: Ch
   const extra = Array.from({ length: options.pipes - 1 }, () => "pipe" as const);
   const child = Bun.spawn(
     [
+      ...sandbox().prefix,
       "/bin/sh",
       "-c",
       LIMITED,
@@ -52,6 +56,7 @@ export function spawnChild(program: string, args: readonly string[], options: Ch
       String(Math.ceil(options.cpuSeconds)),
       String(ADDRESS_KB),
       String(OPEN_FILES),
+      options.writes === true ? "unlimited" : "0",
       program,
       ...args,
     ],

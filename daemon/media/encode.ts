@@ -109,6 +109,7 @@ async function encode(run: Run, { first, rest, fps }: Stream, path: string, outp
     cpuSeconds: 24 * 3600,
     pipes: 1,
     stdin: true,
+    writes: true,
     signal,
   });
   const sink = child.stdin as Bun.FileSink;

@@ -109,7 +109,7 @@ async function psnr(run: Run, path: string, exact: string): Promise<number> {
 
 /** Runs to the end; what it said. */
 async function ffmpeg({ program, target, limits, signal }: Run, args: readonly string[]): Promise<string> {
-  await using child = spawnChild(program, args, { limits, cpuSeconds: 24 * 3600, pipes: 1, signal });
+  await using child = spawnChild(program, args, { limits, cpuSeconds: 24 * 3600, pipes: 1, writes: true, signal });
   await child.drain(0);
   const result = await child.finished();
   if (result.code !== 0) throw writeFailure(target, result, signal);
