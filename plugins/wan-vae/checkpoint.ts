@@ -179,6 +179,6 @@ function refuseOthers(path: string): void {
   throw new WaverError(
     "checkpoint_invalid",
     `${path} is a ${extname(path) || "nameless"} file; Wan weights are read from safetensors`,
-    { hint: "use the VAE's .safetensors file" },
+    { hint: "use its .safetensors file; `waver convert` makes one of a .pth, .pt or .bin file" },
   );
 }

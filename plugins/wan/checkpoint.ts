@@ -232,7 +232,7 @@ function refuseOthers(path: string): void {
     "checkpoint_invalid",
     `${path} is a ${extname(path) || "nameless"} file; Wan weights are read from safetensors`,
     {
-      hint: "use the model's .safetensors file",
+      hint: "use its .safetensors file; `waver convert` makes one of a .pth, .pt or .bin file",
     },
   );
 }
