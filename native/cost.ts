@@ -113,7 +113,7 @@ export function ratesOf(device: Device): Rates {
     (kind: Kind, run: (dtype: DType) => () => Tensor, flops: number) =>
     (dtype: DType): number => {
       const key = `${kind} ${dtype}`;
-      const value = byDtype.get(key) ?? flops / scope(() => fastest(run(dtype)));
+      const value = byDtype.get(key) ?? flops / scope(() => typical(run(dtype)));
       byDtype.set(key, value);
       return value;
     };
@@ -123,10 +123,10 @@ export function ratesOf(device: Device): Rates {
       product: rate(
         "product",
         (dtype) => {
-          const [x, w] = [make([512, 768], dtype), make([768, 768], dtype)];
+          const [x, w] = [make([1024, 1024], dtype), make([1024, 1024], dtype)];
           return () => linear(x, w);
         },
-        2 * 512 * 768 * 768,
+        2 * 1024 ** 3,
       ),
       convolution: rate(
         "convolution",
@@ -139,29 +139,33 @@ export function ratesOf(device: Device): Rates {
       attention: rate(
         "attention",
         (dtype) => {
-          const [q, k, v] = [make([1, 6, 512, 64], dtype), make([1, 6, 512, 64], dtype), make([1, 6, 512, 64], dtype)];
+          const [q, k, v] = [
+            make([1, 4, 1024, 64], dtype),
+            make([1, 4, 1024, 64], dtype),
+            make([1, 4, 1024, 64], dtype),
+          ];
           return () => scaledDotProductAttention(q, k, v);
         },
-        4 * 6 * 512 * 512 * 64,
+        4 * 4 * 1024 ** 2 * 64,
       ),
     },
     ...scope(() => {
-      const [large, small] = [make([4 << 20], "float32"), make([16], "float32")];
-      return { bytes: (2 * (4 << 22)) / fastest(() => large.add(1)), callSeconds: fastest(() => small.add(1)) };
+      const [large, small] = [make([16 << 20], "float32"), make([16], "float32")];
+      return { bytes: (2 * 4 * (16 << 20)) / typical(() => large.add(1)), callSeconds: typical(() => small.add(1)) };
     }),
   };
   measured.set(device, rates);
   return rates;
 }
 
-/** Seconds of the fastest of a few runs, each ended by reading a number: a device that works ahead is waited for. */
-function fastest(run: () => Tensor): number {
-  let best = Number.POSITIVE_INFINITY;
-  for (let i = 0; i < 4; i++)
+/** Median seconds of a few runs, each ended by reading a number: a device that works ahead is waited for. */
+function typical(run: () => Tensor): number {
+  const seconds = Array.from({ length: 6 }, () =>
     scope(() => {
       const start = performance.now();
       run().flatten().narrow(0, 0, 1).item();
-      if (i > 0) best = Math.min(best, (performance.now() - start) / 1000); // the first one warms up
-    });
-  return best;
+      return (performance.now() - start) / 1000;
+    }),
+  );
+  return seconds.slice(1).sort((a, b) => a - b)[2] as number; // the first one warms up
 }

@@ -116,6 +116,23 @@ function indexed([x, dim, index]: readonly Arg[]): Tensor {
   );
 }
 
+/** x, axes (null: all), then anything, then whether they stay as 1. */
+const reduced =
+  (keepAt: number) =>
+  (args: readonly Arg[]): Tensor => {
+    const [x, dims] = args as readonly [Tensor, Arg];
+    const axes = new Set(
+      (typeof dims === "number" ? [dims] : ((dims ?? []) as readonly number[])).map((d) => (d < 0 ? d + x.ndim : d)),
+    );
+    const all = axes.size === 0;
+    const isGone = (i: number): boolean => all || axes.has(i);
+    const shape =
+      args[keepAt] === true ? x.shape.map((n, i) => (isGone(i) ? 1 : n)) : x.shape.filter((_, i) => !isGone(i));
+    return made(shape, x);
+  };
+const total = ([x]: readonly Arg[]): Tensor => made([], x as Tensor);
+const asked = ([x]: readonly Arg[]): Tensor => made((x as Tensor).shape, x as Tensor, "bool");
+
 const SHAPES: Readonly<Record<string, (args: readonly Arg[]) => Value>> = {
   "aten::conv1d": convolved,
   "aten::conv2d": convolved,
@@ -126,6 +143,22 @@ const SHAPES: Readonly<Record<string, (args: readonly Arg[]) => Value>> = {
   "aten::embedding": ([weight, ids]) => made([...(ids as Tensor).shape, (weight as Tensor).size(-1)], weight as Tensor),
   "aten::index_select": indexed,
   "aten::index_add": same,
+  "aten::abs": same,
+  "aten::relu": same,
+  "aten::nan_to_num": same,
+  "aten::flip": same,
+  "aten::roll": same,
+  "aten::max": total,
+  "aten::min": total,
+  "aten::std.correction": reduced(3),
+  "aten::var.correction": reduced(3),
+  "aten::logical_not": asked,
+  "aten::isnan": asked,
+  "aten::isfinite": asked,
+  "aten::isinf": asked,
+  "aten::logical_and": asked,
+  "aten::logical_or": asked,
+  "aten::logical_xor": asked,
   "aten::where.self": broadcast,
   "aten::where.ScalarOther": broadcast,
   "aten::masked_fill.Scalar": same,

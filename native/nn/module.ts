@@ -17,7 +17,7 @@ export interface WeightSource {
   /** The tensors are nobody else's, so weights may take their memory over; otherwise they are copied. */
   readonly exclusive?: boolean;
   /** Lets shapes be checked before anything is read. */
-  info?(key: string): { shape: readonly number[] };
+  info?(key: string): { shape: readonly number[]; dtype?: DType };
 }
 
 export interface LoadOptions {
@@ -123,7 +123,7 @@ export class Module implements Disposable {
       for (const { name, key, p } of wanted) {
         p.label = name;
         scope(() => {
-          const t = source.get(key).detach();
+          const t = (device === "meta" ? outlined(source, key) : undefined) ?? source.get(key).detach();
           if (!sameShape(t.shape, p.declaredShape)) {
             throw new EngineError(
               "checkpoint_mismatch",
@@ -175,6 +175,13 @@ export class Module implements Disposable {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+/** The shape of a weight without its data. Sources widen float8, which no product reads. */
+function outlined(source: WeightSource, key: string): Tensor | undefined {
+  const { shape, dtype } = source.info?.(key) ?? {};
+  if (shape === undefined || dtype === undefined) return undefined;
+  return empty(shape, { dtype: dtype.startsWith("float8") ? "bfloat16" : dtype, device: "meta" });
 }
 
 function isRecord(value: object): boolean {
