@@ -41,6 +41,7 @@ const ProviderShape = z.object({
       }),
     )
     .optional(),
+  outlines: z.boolean().optional(),
   bytes: aFunction.optional(),
   patience: aFunction.optional(),
   load: aFunction.optional(),

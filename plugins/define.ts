@@ -81,6 +81,11 @@ export interface Context {
   unit<T>(key: string, schema: z.ZodType<T>, work: () => Promise<T>): Promise<T>;
   /** A provider, loaded and resident, ready to call. */
   use<H extends HookName>(hook: H, id: string, options?: Readonly<Record<string, unknown>>): Promise<Used<H>>;
+  /**
+   * The same on tensors that have shapes but no data (device "meta"): what it then computes takes no time and tells, through
+   * the engine's `outline`, what a run would take. Throws needs_unmet for a provider that does not say `outlines`.
+   */
+  outline<H extends HookName>(hook: H, id: string, options?: Readonly<Record<string, unknown>>): Promise<Used<H>>;
   /** A hook's providers, to choose by trait; `options` are the names of those that each takes. */
   providers<H extends HookName>(
     hook: H,
@@ -117,6 +122,8 @@ export interface Provider<H extends HookName, O extends z.ZodObject, S extends S
   readonly options: O;
   readonly traits: Traits<H>;
   readonly needs?: readonly Need[];
+  /** `load` may be called with the device "meta", for networks of shapes alone: no weights are read, nothing is drawn at random. */
+  readonly outlines?: boolean;
   /** Bytes resident after load, asked before load. */
   bytes?(options: z.output<O>): number | Promise<number>;
   /**

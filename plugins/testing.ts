@@ -249,6 +249,7 @@ function bareContext(signal: AbortSignal): Context {
     breathe: async () => signal.throwIfAborted(),
     unit: async (_, __, work) => work(),
     use: absent("other providers"),
+    outline: absent("other providers"),
     providers: () => [],
     run: absent("child jobs"),
   };

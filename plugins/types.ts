@@ -264,7 +264,11 @@ export interface GuideCall {
   readonly numSteps: number;
 }
 /** Returns the guided prediction; the sampler owns it. Synchronous: runs inside the step's scope. */
-export type Guide = (call: GuideCall) => Tensor;
+export interface Guide {
+  (call: GuideCall): Tensor;
+  /** Predictions that it will ask for in a step, for plans; two when it does not say. */
+  passes?(at: Pick<GuideCall, "step" | "numSteps">): number;
+}
 
 export interface SampleRequest {
   /** Starting latents (noise) [B C T h w]; borrowed. */

@@ -44,6 +44,7 @@ export default definePlugin({
         dtype,
       }),
       traits: { classes: ["CLIPVisionModel", "CLIPVisionModelWithProjection"] },
+      outlines: true,
       async bytes({ path, dtype }) {
         const { visionBytes } = await import("./checkpoint.ts");
         return visionBytes(path, dtype);

@@ -16,12 +16,12 @@ const common = {
 };
 
 /** Wraps the arithmetic, which is loaded with the engine, into a guide. */
-async function guide(
+async function guideOf(
   settings: Omit<Apg, "threshold"> & { threshold: number | "scaled"; momentum: number | null },
 ): Promise<Guide> {
   const { apg, Momentum: Running } = await import("./apg.ts");
   const running: Momentum | undefined = settings.momentum === null ? undefined : new Running(settings.momentum);
-  return ({ predict, step, latents }: GuideCall) => {
+  const guide: Guide = ({ predict, step, latents }: GuideCall) => {
     const cond = predict("positive");
     if (settings.scale === 1) return cond;
     const uncond = predict("negative");
@@ -32,6 +32,7 @@ async function guide(
       settings.threshold === "scaled" ? 27 * Math.sqrt((C * h * w) / ELEMENTS_720P) : settings.threshold;
     return apg(cond, uncond, running?.update(difference) ?? difference, { ...settings, threshold }).prediction;
   };
+  return Object.assign(guide, { passes: () => (settings.scale === 1 ? 1 : 2) });
 }
 
 export default definePlugin({
@@ -52,7 +53,7 @@ export default definePlugin({
         threshold: common.threshold.default("scaled"),
       }),
       traits: {},
-      run: async (_input, { options }) => guide({ ...options, axes: [1, 3, 4], form: "paper" }),
+      run: async (_input, { options }) => guideOf({ ...options, axes: [1, 3, 4], form: "paper" }),
     }),
     provide("guide", {
       id: "apg",
@@ -67,7 +68,7 @@ export default definePlugin({
         form: z.enum(["paper", "diffusers"]).default("paper"),
       }),
       traits: {},
-      run: async (_input, { options }) => guide({ ...options, axes: [1, 2, 3, 4] }),
+      run: async (_input, { options }) => guideOf({ ...options, axes: [1, 2, 3, 4] }),
     }),
   ],
 });

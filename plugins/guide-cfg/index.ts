@@ -1,5 +1,5 @@
 /** Classifier-free guidance, and none. */
-import { definePlugin, provide, z } from "../index.ts";
+import { definePlugin, type Guide, provide, z } from "../index.ts";
 
 export default definePlugin({
   name: "guide-cfg",
@@ -26,11 +26,13 @@ export default definePlugin({
       traits: {},
       async run(_input, { options: { scale, rescale, from, to } }) {
         const { cfg } = await import("./cfg.ts");
-        return ({ predict, step, numSteps }) => {
-          const cond = predict("positive");
-          const guides = scale !== 1 && step >= Math.trunc(from * numSteps) && step < Math.trunc(to * numSteps);
-          return guides ? cfg(cond, predict("negative"), scale, rescale) : cond;
+        const guides = ({ step, numSteps }: { step: number; numSteps: number }): boolean =>
+          scale !== 1 && step >= Math.trunc(from * numSteps) && step < Math.trunc(to * numSteps);
+        const guide: Guide = (call) => {
+          const cond = call.predict("positive");
+          return guides(call) ? cfg(cond, call.predict("negative"), scale, rescale) : cond;
         };
+        return Object.assign(guide, { passes: (at: { step: number; numSteps: number }) => (guides(at) ? 2 : 1) });
       },
     }),
     provide("guide", {
@@ -39,7 +41,10 @@ export default definePlugin({
       runs: "device",
       options: z.strictObject({}),
       traits: {},
-      run: async () => (call) => call.predict("positive"),
+      async run() {
+        const guide: Guide = (call) => call.predict("positive");
+        return Object.assign(guide, { passes: () => 1 });
+      },
     }),
   ],
 });

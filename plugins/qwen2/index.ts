@@ -41,6 +41,7 @@ export default definePlugin({
         maxTokens: z.int().positive().default(MAX_TOKENS).describe("longer prompts are cut"),
       }),
       traits: { classes: ["Qwen2ForCausalLM", "Qwen2Model"] },
+      outlines: true,
       async bytes({ path, dtype }) {
         const { weightBytes } = await import("./checkpoint.ts");
         return weightBytes(path, { head: false }, dtype);

@@ -25,6 +25,7 @@ const encoder = (id: string, summary: string, source: string, classes: string[],
     runs: "device",
     options: options(maxTokens),
     traits: { classes },
+    outlines: true,
     async bytes({ path, config, dtype }) {
       const { freshBytes, weightBytes } = await import("./encoder.ts");
       return config === undefined ? weightBytes(given(path), dtype) : freshBytes(config);

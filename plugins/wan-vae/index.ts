@@ -35,6 +35,7 @@ export default definePlugin({
       runs: "device",
       options,
       traits: { classes: ["AutoencoderKLWan"], latent: "wan" },
+      outlines: true,
       async bytes({ path, dtype }) {
         const { weightBytes } = await import("./codec.ts");
         return weightBytes(path, dtype);

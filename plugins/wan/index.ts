@@ -28,6 +28,7 @@ export default definePlugin({
           .describe("a known first frame is held at time 0 (Wan 2.2 TI2V); as MODEL/model_index.json says when absent"),
       }),
       traits: { classes: ["WanTransformer3DModel"], tasks: ["t2i", "t2v", "i2v", "interpolate"], trainable: true },
+      outlines: true,
       async bytes({ path, dtype }) {
         const { residentBytes } = await import("./denoiser.ts");
         return residentBytes(path, dtype);

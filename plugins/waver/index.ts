@@ -24,6 +24,7 @@ export default definePlugin({
       runs: "device",
       options,
       traits: { classes: ["WaverTransformer3DModel"], tasks: ["t2i", "t2v", "i2v", "interpolate"], trainable: true },
+      outlines: true,
       async bytes({ path, config, dtype }) {
         const { readParams } = await import("./checkpoint.ts");
         const params = config ?? (await readParams(given(path)));

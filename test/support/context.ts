@@ -93,6 +93,7 @@ export async function testContext(options: TestContextOptions = {}): Promise<Tes
     hook: H,
     id: string,
     given: Readonly<Record<string, unknown>> = {},
+    own: Context = ctx,
   ): Promise<Used<H>> {
     const provider = await registry.provider(hook, id);
     const parsed = provider.options.safeParse(given);
@@ -101,18 +102,22 @@ export async function testContext(options: TestContextOptions = {}): Promise<Tes
         "invalid_input",
         `${hook} ${id}: ${parsed.error.issues[0]?.path.join(".")}: ${parsed.error.issues[0]?.message}`,
       );
-    const key = `${hook} ${id} ${JSON.stringify(parsed.data)}`;
+    if (own.device === "meta" && provider.outlines !== true)
+      throw new WaverError("needs_unmet", `${id} of ${hook} cannot be planned`);
+    const key = `${own.device} ${hook} ${id} ${JSON.stringify(parsed.data)}`;
     let resident = residents.get(key);
     if (resident === undefined) {
-      resident = { provider, options: parsed.data, state: await provider.load?.(parsed.data, ctx) };
+      resident = { provider, options: parsed.data, state: await provider.load?.(parsed.data, own) };
       residents.set(key, resident);
     }
     const { state, options: settings } = resident;
     const call = async (input: In<H>): Promise<Out<H>> =>
-      hooks[hook].output.parse(await provider.run(input, { options: settings, state, ctx })) as Out<H>;
+      hooks[hook].output.parse(await provider.run(input, { options: settings, state, ctx: own })) as Out<H>;
     // Everything stays loaded until the context ends.
     return Object.assign(call, { [Symbol.dispose]: () => undefined });
   }
+
+  const outline: Context["outline"] = (hook, id, given) => use(hook, id, given, { ...ctx, device: "meta" });
 
   async function run(name: string, input: Readonly<Record<string, unknown>>): Promise<JobOutput> {
     const operation = options.operations?.[name];
@@ -142,6 +147,7 @@ export async function testContext(options: TestContextOptions = {}): Promise<Tes
     breathe,
     unit,
     use,
+    outline,
     run,
     store: undefined as unknown as Store,
     progress: (done, total, stage = "") => void progressed.push({ stage, done, total }),
