@@ -21,16 +21,18 @@ const FIXED: Readonly<Record<string, (docs: OperationsDoc | null) => Promise<Tab
   plugins: async (docs) => (await import("./fixed/plugins.ts")).plugins(docs),
   models: async (docs) => (await import("./fixed/models.ts")).models(docs),
   open: async () => ({ open: (await import("./fixed/open.ts")).Open }),
+  plan: async (docs) => (await import("./fixed/plan.ts")).plans(docs),
   client: async () => ({ "client:types": (await import("./fixed/client.ts")).ClientTypes }),
 };
 
 /** Fixed words whose verbs are operations. */
-const FROM_OPERATIONS: ReadonlySet<string> = new Set(["plugins", "models"]);
+const FROM_OPERATIONS: ReadonlySet<string> = new Set(["plugins", "models", "plan"]);
 
 const TOPICS = {
   jobs: { description: "what the daemon has done, is doing and will do" },
   plugins: { description: "what adds models, methods, measures and operations" },
   models: { description: "models on this machine" },
+  plan: { description: "what a job would take, before it is spent" },
   client: { description: "the typed client for programs" },
 };
 

@@ -10,6 +10,7 @@ const MAIN = ["quickstart"];
 const ORDER = ["curate", "train", "generate", "refine", "merge", "evaluate", "trace"];
 
 const DAEMON: readonly (readonly [string, string])[] = [
+  ["plan generate", "what a generation would take, from shapes alone"],
   ["jobs", "list, show, watch, cancel, logs"],
   ["models", "list, show, rm: models on this machine; pull fetches them"],
   ["plugins", "list, add, remove, new, check, reload"],
@@ -19,9 +20,9 @@ const DAEMON: readonly (readonly [string, string])[] = [
   ["client types", "TypeScript declarations of all operations"],
 ];
 
-/** Operations that are commands of their own. Those named `plugins-...` and `models-...` are reached through `waver plugins` and `waver models`. */
+/** Operations that are commands of their own. Those named `plugins-...`, `models-...` and `plan-...` are reached through `waver plugins` and so on. */
 export const shownOperations = (docs: OperationsDoc): OperationDoc[] =>
-  docs.operations.filter(({ name }) => !/^(plugins|models)-/.test(name));
+  docs.operations.filter(({ name }) => !/^(plugins|models|plan)-/.test(name));
 
 export async function overview(target: Target): Promise<string> {
   const style = styleOf(process.stdout);

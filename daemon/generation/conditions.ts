@@ -12,6 +12,7 @@ import {
   type KnownFrames,
   WaverError,
 } from "../../plugins/index.ts";
+import type { Meter } from "./meter.ts";
 import { type Picture, placePictures, readPictures } from "./pictures.ts";
 import type { Pipeline } from "./pipeline.ts";
 import { type GenerateInput, type Size, samplesOf } from "./request.ts";
@@ -29,6 +30,7 @@ export class Conditions implements Disposable {
   readonly #request: GenerateInput;
   readonly #model: Pipeline;
   readonly #ctx: Context;
+  readonly #meter: Meter;
   readonly #tensors: Tensors;
   /** One of each encoder, by text. */
   readonly #texts = new Map<string, Conditioning[]>();
@@ -38,15 +40,16 @@ export class Conditions implements Disposable {
   /** Of one sample: the same for all. */
   #known: KnownFrames | undefined;
 
-  private constructor(request: GenerateInput, model: Pipeline, ctx: Context, tensors: Tensors) {
+  private constructor(request: GenerateInput, model: Pipeline, ctx: Context, meter: Meter, tensors: Tensors) {
+    this.#meter = meter;
     this.#request = request;
     this.#model = model;
     this.#ctx = ctx;
     this.#tensors = tensors;
   }
 
-  static async encode(request: GenerateInput, model: Pipeline, ctx: Context): Promise<Conditions> {
-    const conditions = new Conditions(request, model, ctx, await import("../runner/generation/tensors.ts"));
+  static async encode(request: GenerateInput, model: Pipeline, ctx: Context, meter: Meter): Promise<Conditions> {
+    const conditions = new Conditions(request, model, ctx, meter, await import("../runner/generation/tensors.ts"));
     try {
       await conditions.#encodeTexts();
       await conditions.#encodePictures();
@@ -69,7 +72,7 @@ export class Conditions implements Disposable {
       });
       const encoder = await use({});
       for (const [i, text] of texts.entries()) {
-        const encoded = encoder.encode([text]);
+        const encoded = this.#meter.during("text", () => encoder.encode([text]));
         this.#texts.set(text, [...(this.#texts.get(text) ?? []), encoded]);
         this.#tensors.assertFinite(encoded.states, `the text encoder ${name}`);
         this.#ctx.progress(i + 1, texts.length, name);
@@ -86,7 +89,8 @@ export class Conditions implements Disposable {
     using use = await this.#ctx.use("encodeImage", image.id, { path: image.path });
     const encoder = await use({});
     for (const picture of this.#pictures) {
-      this.#images.push(this.#tensors.encodePicture(encoder, picture.image, this.#ctx.device));
+      const encode = () => this.#tensors.encodePicture(encoder, picture.image, this.#ctx.device);
+      this.#images.push(this.#meter.during("image", encode));
       await this.#ctx.breathe();
     }
   }
@@ -120,7 +124,8 @@ export class Conditions implements Disposable {
       const placed = placePictures(this.#pictures, size, this.#request.imageFit, this.#ctx);
       const isKnown = Array.from({ length: size.numFrames }, (_, i) => placed.some(({ at }) => at === i));
       const frames = this.#tensors.placedFrames(placed, size);
-      this.#known = this.#tensors.knownFrames(family, codec, frames, isKnown, this.#ctx.device);
+      const encode = () => this.#tensors.knownFrames(family, codec, frames, isKnown, this.#ctx.device);
+      this.#known = this.#meter.during("known frames", encode);
     }
     return this.#tensors.repeatKnown(this.#known, batch);
   }

@@ -12,7 +12,6 @@ import {
   type Guide,
   type Pick,
   type Picks,
-  SampleDefaults,
   Task,
   type Used,
   WaverError,
@@ -21,9 +20,11 @@ import { adapted, described, namedAdapters } from "./adapters.ts";
 import { Conditions, optionsOf } from "./conditions.ts";
 import { fileDigest } from "./digest.ts";
 import { Experts } from "./experts.ts";
+import type { Meter } from "./meter.ts";
 import { type Pipeline, pathFor } from "./pipeline.ts";
 import { encodePng, writePreview } from "./png.ts";
-import { checkSize, checkTask, framesIn, type GenerateInput, resolved, type Sample, taskOf } from "./request.ts";
+import type { GenerateInput, Sample } from "./request.ts";
+import { Shape, shapeOf } from "./shape.ts";
 
 export const Item = z.object({
   prompt: z.string(),
@@ -38,23 +39,34 @@ export const Item = z.object({
 });
 export type Item = z.output<typeof Item>;
 
-/** The sizes of every sample and the task they add up to. `latents`: [1 C T h w]. */
-const Shape = SampleDefaults.extend({ task: Task, latents: z.array(z.int()) });
-type Shape = z.output<typeof Shape>;
-
 /** Denoising is saved at most this often: a step of a small model is quicker than the disk. */
 const SAVE_MS = 2000;
+
+interface GenerationParts {
+  readonly request: GenerateInput;
+  readonly picks: Picks;
+  readonly model: Pipeline;
+  readonly ctx: Context;
+  readonly meter: Meter;
+}
 
 /** Everything a job loads, each once and only when something is left to do. */
 export class Generation implements Disposable {
   #encoded: Conditions | undefined;
 
-  constructor(
-    private readonly request: GenerateInput,
-    private readonly picks: Picks,
-    private readonly model: Pipeline,
-    private readonly ctx: Context,
-  ) {}
+  private readonly request: GenerateInput;
+  private readonly picks: Picks;
+  private readonly model: Pipeline;
+  private readonly ctx: Context;
+  readonly #meter: Meter;
+
+  constructor({ request, picks, model, ctx, meter }: GenerationParts) {
+    this.request = request;
+    this.picks = picks;
+    this.model = model;
+    this.ctx = ctx;
+    this.#meter = meter;
+  }
 
   [Symbol.dispose](): void {
     this.#encoded?.[Symbol.dispose]();
@@ -74,7 +86,7 @@ export class Generation implements Disposable {
     });
   });
   readonly #conditions = once(async () => {
-    this.#encoded = await Conditions.encode(this.request, this.model, this.ctx);
+    this.#encoded = await Conditions.encode(this.request, this.model, this.ctx, this.#meter);
     return this.#encoded;
   });
 
@@ -92,37 +104,11 @@ export class Generation implements Disposable {
   });
 
   /** Found once a job: a resumed one that only has to decode loads no network for it. */
-  readonly #shape = once(() => this.ctx.unit("shape", Shape, () => this.#findShape()));
-
-  async #findShape(): Promise<Shape> {
-    const [codec, family] = [await this.#codec(), await this.#family()];
-    const from = [this.request, this.model.defaults, family.defaults ?? {}];
-    const fps = resolved("fps", ...from, { fps: 16 });
-    const { seconds } = this.request;
-    const size = {
-      width: resolved("width", ...from),
-      height: resolved("height", ...from),
-      numFrames:
-        seconds === undefined ? resolved("numFrames", ...from) : framesIn(seconds, fps, codec.latent.stride[0]),
-    };
-    checkSize(size, codec.latent, family.patch);
-    if (codec.latent.channels !== family.latent.channels)
-      throw new WaverError(
-        "checkpoint_mismatch",
-        `the VAE has ${codec.latent.channels} latent channels, the denoiser takes ${family.latent.channels}`,
-      );
-    const task = taskOf(this.request, size.numFrames);
-    const traits = this.ctx.providers("family").find(({ id }) => id === this.model.family.id)?.traits;
-    checkTask(task, family.tasks ?? traits?.tasks ?? [], this.model.family.className);
-    const [ft, fh, fw] = codec.latent.stride;
-    return {
-      ...size,
-      task,
-      latents: [1, codec.latent.channels, 1 + (size.numFrames - 1) / ft, size.height / fh, size.width / fw],
-      fps,
-      numSteps: resolved("numSteps", ...from),
-    };
-  }
+  readonly #shape = once(() =>
+    this.ctx.unit("shape", Shape, async () =>
+      shapeOf(this.request, this.model, { codec: await this.#codec(), family: await this.#family() }, this.ctx),
+    ),
+  );
 
   /** Denoises a batch; returns the name of the file with its latents. */
   async denoise(batch: readonly Sample[]): Promise<string> {
@@ -162,6 +148,7 @@ export class Generation implements Disposable {
       ),
     );
     let savedAt = performance.now();
+    const denoising = this.#meter.start("denoise");
     const latents = await sample({
       latents: before?.latents ?? start,
       startStep: before === undefined ? 0 : before.step + 1,
@@ -203,6 +190,7 @@ export class Generation implements Disposable {
         await ctx.breathe();
       },
     });
+    denoising.end();
     held.keep(latents);
     const finished = known === undefined ? undefined : held.keep(family.finish?.(latents, known));
     t.saveLatents(join(ctx.workDir, name), finished ?? latents);
@@ -231,6 +219,7 @@ export class Generation implements Disposable {
         return ctx.breathe();
       },
     });
+    const decoding = this.#meter.start("decode");
     if (kind === "image") {
       for await (const { data, width, height } of video.frames)
         await writeFile(made, encodePng(data, width, height, metadata && JSON.stringify(metadata)));
@@ -242,6 +231,7 @@ export class Generation implements Disposable {
         ...(metadata === undefined ? {} : { metadata }),
       });
 
+    decoding.end();
     await forgetDecode(stem);
     const images = [request.image, request.lastImage].filter((path) => path !== undefined);
     const [lora, lora2] = await this.#adapters();

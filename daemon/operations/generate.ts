@@ -6,35 +6,44 @@
  */
 import { join } from "node:path";
 import { z } from "zod";
-import { Digest, defineOperation } from "../../plugins/index.ts";
+import { type Context, Digest, defineOperation, type Picks, type Slot } from "../../plugins/index.ts";
 import { adapterSpec } from "../generation/adapters.ts";
 import { Generation, Item } from "../generation/job.ts";
-import { openPipeline, replacementSpec } from "../generation/pipeline.ts";
+import { type Memory, Meter, StageCost } from "../generation/meter.ts";
+import { openPipeline, type Pipeline, replacementSpec } from "../generation/pipeline.ts";
+import { Plan, planGenerate } from "../generation/plan.ts";
 import { GenerateInput } from "../generation/request.ts";
 import { rewritten } from "../generation/rewrite.ts";
 import { ranksOf } from "../runner/mesh.ts";
+
+/** Of `generate`, and of a plan for it. */
+export const generateSlots = {
+  rewrite: {
+    hook: "rewrite",
+    many: true,
+    summary: "rewrite the prompts first, in order; the result says what was made of each",
+    optional: true,
+  },
+  sampler: { hook: "sample", summary: "integrates the flow; the model's own scheduler when absent", optional: true },
+  guide: { hook: "guide", summary: "how the prompt is enforced", default: { id: "cfg" } },
+  guide2: {
+    hook: "guide",
+    summary: "the same for the second of two denoisers, which works on less noise; guide's own when absent",
+    optional: true,
+  },
+} as const satisfies Readonly<Record<string, Slot>>;
 
 export const generate = defineOperation({
   kind: "job",
   summary: "makes videos or images from text, and from a first or last frame",
   runs: "device",
   input: GenerateInput,
-  output: z.object({ items: z.array(Item) }),
-  slots: {
-    rewrite: {
-      hook: "rewrite",
-      many: true,
-      summary: "rewrite the prompts first, in order; the result says what was made of each",
-      optional: true,
-    },
-    sampler: { hook: "sample", summary: "integrates the flow; the model's own scheduler when absent", optional: true },
-    guide: { hook: "guide", summary: "how the prompt is enforced", default: { id: "cfg" } },
-    guide2: {
-      hook: "guide",
-      summary: "the same for the second of two denoisers, which works on less noise; guide's own when absent",
-      optional: true,
-    },
-  },
+  output: z.object({
+    items: z.array(Item),
+    /** Predicted and measured, by stage. */
+    cost: z.array(StageCost),
+  }),
+  slots: generateSlots,
   reads: ({ model, promptFile, image, lastImage, latents, component, lora, lora2 = [] }) =>
     [
       model,
@@ -60,7 +69,9 @@ export const generate = defineOperation({
   async run(asked, picks, ctx) {
     const model = await openPipeline(asked.model, asked.component, ctx);
     const { request, samples } = await rewritten(asked, picks, model, ctx);
-    using job = new Generation(request, picks, model, ctx);
+    const plan = await planned(request, picks, model, ctx);
+    const meter = new Meter(await memoryOf(ctx.device));
+    using job = new Generation({ request, picks, model, ctx, meter });
     const items: Item[] = [];
     for (let at = 0; at < samples.length; at += request.batchSize) {
       const batch = samples.slice(at, at + request.batchSize);
@@ -74,6 +85,26 @@ export const generate = defineOperation({
         ctx.progress(items.length, samples.length, "samples");
       }
     }
-    return { items };
+    return { items, cost: await ctx.unit("cost", z.array(StageCost), async () => meter.beside(plan)) };
   },
 });
+
+/** The plan of a job, once; a model that cannot be planned is no reason not to run it. */
+const planned = (request: GenerateInput, picks: Picks, model: Pipeline, ctx: Context): Promise<Plan | null> =>
+  ctx.unit("plan", Plan.nullable(), async () => {
+    try {
+      const plan = await planGenerate(request, picks, model, ctx);
+      const { flops, seconds, peakBytes, leastBytes } = plan;
+      ctx.log("planned", { flops, seconds, peakBytes, leastBytes });
+      return plan;
+    } catch (error) {
+      ctx.signal.throwIfAborted();
+      ctx.log("plan_failed", { level: "warn", reason: (error as Error).message });
+      return null;
+    }
+  });
+
+async function memoryOf(device: string): Promise<Memory | null> {
+  const { cpuMemory } = await import("../runner/generation/outlines.ts");
+  return device === "cpu" ? cpuMemory : null;
+}

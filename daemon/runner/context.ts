@@ -34,6 +34,9 @@ import type { Held, Residency } from "./residency.ts";
 import { CodeUsed, Units } from "./unit.ts";
 import type { UsesLog } from "./uses.ts";
 
+/** The device of tensors without data. */
+const OUTLINED = "meta";
+
 /** Cancel and progress get a turn at least this often in work that calls `breathe` often enough. */
 const BREATH_MS = 50;
 
@@ -132,6 +135,8 @@ interface Parts {
   readonly signal: AbortSignal;
   /** One a job: it remembers what it has probed. */
   readonly media: Media;
+  /** Another device than the host's. */
+  readonly device?: string;
   /** The provider this context was made for; null for the operation's own. */
   readonly culprit: Culprit | null;
 }
@@ -150,7 +155,7 @@ class JobContext implements Context {
   constructor(parts: Parts) {
     this.#parts = parts;
     this.signal = parts.signal;
-    this.device = parts.host.device;
+    this.device = parts.device ?? parts.host.device;
     this.workDir = parts.work.workDir;
     this.media = living(parts.media, parts.pulse);
     this.store = living(parts.host.store(), parts.pulse);
@@ -236,6 +241,20 @@ class JobContext implements Context {
     return this.#useElsewhere(hook, found, options);
   };
 
+  readonly outline = async <H extends HookName>(
+    hook: H,
+    id: string,
+    options: Readonly<Record<string, unknown>> = {},
+  ): Promise<Used<H>> => {
+    const { host, signal } = this.#parts;
+    signal.throwIfAborted();
+    const found = await this.#find(hook, id);
+    const provider = host.code.isLocal(found) ? await host.code.provider(host.registry(), found) : undefined;
+    if (provider?.outlines !== true)
+      throw new WaverError("needs_unmet", `${id} of ${hook} cannot be planned: it does not say what it takes`);
+    return this.#useHere(hook, found, options, OUTLINED);
+  };
+
   async #find(hook: HookName, id: string): Promise<RegisteredProvider> {
     const { host } = this.#parts;
     const found = host.registry().provider(hook, id) ?? (await host.refresh()).provider(hook, id);
@@ -254,8 +273,10 @@ class JobContext implements Context {
     hook: H,
     found: RegisteredProvider,
     options: Readonly<Record<string, unknown>>,
+    device?: string,
   ): Promise<Used<H>> {
     const { host, held: mine, pulse: caller } = this.#parts;
+    const own = device === undefined ? {} : { device };
     const culprit: Culprit = { plugin: found.plugin, hook, id: found.id };
     const turns = (): Pulse => new Pulse(host.uses.turns(found.place.plugin));
     // A value beside the tensors runs its code whenever somebody calls it, and nobody here sees that.
@@ -276,7 +297,7 @@ class JobContext implements Context {
         provider.load === undefined
           ? { state: undefined, release: () => undefined }
           : await host.residency.acquire(
-              this.#loading(provider, parsed, culprit, { limit, pulse: turns() }),
+              this.#loading(provider, parsed, culprit, { limit, pulse: turns(), ...own }),
               this.signal,
             );
       const held: Held = {
@@ -288,7 +309,7 @@ class JobContext implements Context {
       };
       mine.add(held);
       const pulse = turns();
-      const ctx = this.#for(culprit, { pulse });
+      const ctx = this.#for(culprit, { pulse, ...own });
       const call = async (input: In<H>): Promise<Out<H>> => {
         this.signal.throwIfAborted();
         const given = checkInput(hook, input);
@@ -322,7 +343,7 @@ class JobContext implements Context {
     provider: AnyProvider,
     options: Record<string, unknown>,
     culprit: Culprit,
-    { limit, pulse }: { readonly limit: number; readonly pulse: Pulse },
+    { limit, pulse, ...own }: { readonly limit: number; readonly pulse: Pulse; readonly device?: string },
   ): Parameters<Residency["acquire"]>[0] {
     const { hook, id } = culprit;
     // What a load uses stays in use as long as what it loaded.
@@ -330,10 +351,12 @@ class JobContext implements Context {
     return {
       hook,
       id,
-      key: `${hook} ${id} ${textDigest(JSON.stringify(options))}`,
-      bytes: () => provider.bytes?.(options) ?? 0,
+      key: `${own.device ?? ""} ${hook} ${id} ${textDigest(JSON.stringify(options))}`,
+      // Shapes take no memory.
+      isShape: own.device === OUTLINED,
+      bytes: () => (own.device === OUTLINED ? 0 : (provider.bytes?.(options) ?? 0)),
       load: async (signal) => {
-        const ctx = this.#for(culprit, { signal, held, pulse });
+        const ctx = this.#for(culprit, { signal, held, pulse, ...own });
         return pulse.watch(
           async () => provider.load?.(options, ctx),
           limit,
@@ -369,7 +392,7 @@ class JobContext implements Context {
     );
   }
 
-  #for(culprit: Culprit, own: Pick<Parts, "pulse"> & Partial<Pick<Parts, "signal" | "held">>): JobContext {
+  #for(culprit: Culprit, own: Pick<Parts, "pulse"> & Partial<Pick<Parts, "signal" | "held" | "device">>): JobContext {
     const media = own.signal === undefined ? this.#parts.media : this.#parts.host.media(own.signal);
     return new JobContext({ ...this.#parts, media, culprit, ...own });
   }

@@ -11,6 +11,8 @@ export interface LoadRequest {
   readonly id: string;
   /** Equal keys share one state. */
   readonly key: string;
+  /** It is shapes alone: kept like any other, but nothing that anyone would call resident. */
+  readonly isShape?: boolean;
   bytes(): number | Promise<number>;
   load(signal: AbortSignal): Promise<State>;
   /** Called after the state was disposed: what the load itself had in use. */
@@ -75,7 +77,7 @@ export class Residency implements AsyncDisposable {
   items(): { hook: string; id: string; bytes: number; idleSeconds: number }[] {
     const now = performance.now();
     return [...this.#entries.values()]
-      .filter((entry) => entry.loaded)
+      .filter((entry) => entry.loaded && entry.request.isShape !== true)
       .map(({ request: { hook, id }, bytes, users, idleSince }) => ({
         hook,
         id,

@@ -8,14 +8,10 @@ export const TrainInput = z.strictObject({
     description: "folder or digest of a training set: Parquet files with id, path, start, end and caption",
     format: "path",
   }),
-  model: z
-    .string()
-    .nullable()
-    .default(null)
-    .meta({
-      description: "name, folder or digest of the parent pipeline; null starts from random weights",
-      format: "model",
-    }),
+  model: z.string().nullable().default(null).meta({
+    description: "name, folder or digest of the parent pipeline; null starts from random weights",
+    format: "model",
+  }),
   output: z.string().meta({ description: "folder for the trained pipeline; must not exist", format: "path" }),
   component: z
     .enum(["transformer", "refiner"])

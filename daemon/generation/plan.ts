@@ -1,0 +1,235 @@
+/**
+ * What a `generate` request would take, from shapes alone: its networks are loaded without data and run once a stage, and
+ * the engine counts. No weights are read, and nothing here knows a model: whatever the components compute is what is counted.
+ */
+import { join } from "node:path";
+import { z } from "zod";
+import type { Conditioning, Context, Denoiser, Guide, Pick, Picks, TextEncoder } from "../../plugins/index.ts";
+import { optionsOf } from "./conditions.ts";
+import type { Pipeline } from "./pipeline.ts";
+import { type GenerateInput, samplesOf } from "./request.ts";
+import { type Shape, shapeOf } from "./shape.ts";
+
+const count = z.number().nonnegative();
+
+/** A part of the work. All figures are of the whole request. */
+export const StagePlan = z.object({
+  stage: z.enum(["text", "image", "known frames", "denoise", "decode"]),
+  /** The part of the model that does it. */
+  component: z.string(),
+  /** Passes through the network. */
+  passes: z.int().nonnegative(),
+  flops: count,
+  seconds: count,
+  /** Most that the stage takes beside weights. */
+  peakBytes: count,
+  weightBytes: count,
+});
+export type StagePlan = z.output<typeof StagePlan>;
+
+export const Plan = z.object({
+  device: z.string(),
+  width: z.int(),
+  height: z.int(),
+  numFrames: z.int(),
+  numSteps: z.int(),
+  samples: z.int(),
+  flops: count,
+  seconds: count,
+  /** Weights of everything that is loaded, and the largest stage on top. */
+  peakBytes: count,
+  /** The same when the encoders of text and pictures have left before the denoiser comes. */
+  leastBytes: count,
+  stages: z.array(StagePlan),
+});
+export type Plan = z.output<typeof Plan>;
+
+type Engine = typeof import("../runner/generation/outlines.ts");
+
+export async function planGenerate(request: GenerateInput, picks: Picks, model: Pipeline, ctx: Context): Promise<Plan> {
+  const engine = await import("../runner/generation/outlines.ts");
+  return new Planner(request, picks, model, ctx, engine).plan();
+}
+
+/** How often a stage is done, and what it has in memory beside what it makes. */
+interface Counted {
+  readonly stage: StagePlan["stage"];
+  readonly component: string;
+  readonly passes: number;
+  /** Times that the measured work is done, when it is not one pass. */
+  readonly times?: number;
+  readonly besideBytes?: number;
+}
+/** Of one batch through one denoiser. */
+interface Passes {
+  total: number;
+  steps: number;
+}
+interface Network {
+  readonly module: Denoiser["module"];
+}
+
+class Planner {
+  readonly #stages: StagePlan[] = [];
+  readonly #request: GenerateInput;
+  readonly #picks: Picks;
+  readonly #model: Pipeline;
+  readonly #ctx: Context;
+  readonly #engine: Engine;
+
+  constructor(request: GenerateInput, picks: Picks, model: Pipeline, ctx: Context, engine: Engine) {
+    this.#request = request;
+    this.#picks = picks;
+    this.#model = model;
+    this.#ctx = ctx;
+    this.#engine = engine;
+  }
+
+  async plan(): Promise<Plan> {
+    const [request, model, ctx, engine] = [this.#request, this.#model, this.#ctx, this.#engine];
+    const samples = samplesOf(request).length;
+    const batch = Math.min(request.batchSize, samples);
+    using held = new engine.Held();
+    using useCodec = await ctx.outline("codec", model.codec.id, { path: model.codec.path });
+    const codec = await useCodec({});
+    const networks = [model.family, ...(model.family2 === undefined ? [] : [model.family2])];
+    const uses = [];
+    for (const each of networks) uses.push(await ctx.outline("family", each.id, optionsOf(request, each.path)));
+    try {
+      const families: Denoiser[] = [];
+      for (const use of uses) families.push(await use({}));
+      const [family] = families as [Denoiser];
+      const shape = shapeOf(request, model, { codec, family }, ctx);
+      const texts = held.keep(await this.#texts(family, batch));
+      const image = held.keep(await this.#images(family, batch));
+      const known = held.keep(
+        this.#stage({ stage: "known frames", component: model.codec.name, passes: 1 }, codec, () =>
+          engine.knownFrames(family, codec, shape, request.image !== undefined),
+        ),
+      );
+      const passes = await this.#passes(shape);
+      const batches = Math.ceil(samples / batch);
+      for (const [i, network] of families.entries()) {
+        const { total, steps } = passes[i] as Passes;
+        const cold = total > steps ? 2 : Math.min(1, total); // first passes of each prompt: the others find its keys and values
+        const component = networks[i]?.name as string;
+        const besideBytes = held.bytes([texts, known, image]);
+        const told = { shape: shape.latents, batch, texts, known, image };
+        const before = engine.outlinedBytes();
+        const pass = () => engine.forward(network, told);
+        this.#stage({ stage: "denoise", component, passes: cold * batches, besideBytes }, network, pass);
+        const kept = engine.outlinedBytes() - before;
+        this.#stage(
+          { stage: "denoise", component, passes: (total - cold) * batches, besideBytes: besideBytes + cold * kept },
+          network,
+          pass,
+        );
+      }
+      this.#stage({ stage: "decode", component: model.codec.name, passes: samples }, codec, () =>
+        engine.decode(codec, shape.latents),
+      );
+      return this.#sum(shape, samples);
+    } finally {
+      for (const use of uses) use[Symbol.dispose]();
+    }
+  }
+
+  /** Every text goes through every encoder once. What comes out is told to the network. */
+  async #texts(family: Denoiser, batch: number): Promise<Conditioning[]> {
+    const request = this.#request;
+    const texts = [...new Set([...samplesOf(request).map(({ prompt }) => prompt), request.negativePrompt])];
+    const made: Conditioning[] = [];
+    for (const component of this.#model.texts) {
+      using use = await this.#ctx.outline("encodeText", component.id, {
+        ...optionsOf(request, component.path),
+        tokenizer: join(this.#model.folder, component.name.replace("text_encoder", "tokenizer")),
+        ...(request.maxTokens === undefined ? {} : { maxTokens: request.maxTokens }),
+      });
+      const encoder: TextEncoder = await use({});
+      const { textLength } = family;
+      const length = textLength === undefined ? undefined : (request.maxTokens ?? textLength);
+      made.push(
+        this.#stage({ stage: "text", component: component.name, passes: texts.length, times: 1 }, encoder, () =>
+          this.#engine.encodeTexts(encoder, texts, batch, length),
+        ),
+      );
+    }
+    return made;
+  }
+
+  async #images(family: Denoiser, batch: number): Promise<ReturnType<Engine["encodeImages"]>> {
+    const { image } = this.#model;
+    if (image === undefined || family.numImages === undefined) return undefined;
+    using use = await this.#ctx.outline("encodeImage", image.id, { path: image.path });
+    const encoder = await use({});
+    const pictures = family.numImages;
+    return this.#stage({ stage: "image", component: image.name, passes: pictures, times: 1 }, encoder, () =>
+      this.#engine.encodeImages(encoder, pictures, batch),
+    );
+  }
+
+  /** Passes of one batch through the first denoiser and the second. */
+  async #passes({ numSteps }: Shape): Promise<[Passes, Passes]> {
+    const open = async ({ id, ...options }: Pick): Promise<Guide> => (await this.#ctx.use("guide", id, options))({});
+    const first = await open(this.#picks["guide"] as Pick);
+    const given = this.#picks["guide2"] as Pick | undefined;
+    const second = given === undefined ? first : await open(given);
+    const from = this.#model.family2?.from;
+    const passes: [Passes, Passes] = [
+      { total: 0, steps: 0 },
+      { total: 0, steps: 0 },
+    ];
+    const { shift = 1 } = this.#request;
+    for (let step = 0; step < numSteps; step++) {
+      const u = 1 - step / numSteps;
+      const t = (shift * u) / (1 + (shift - 1) * u);
+      const which = from !== undefined && t < from ? 1 : 0;
+      passes[which].steps += 1;
+      passes[which].total += (which === 0 ? first : second).passes?.({ step, numSteps }) ?? 2;
+    }
+    return passes;
+  }
+
+  /** Runs `work` once without data, counts it as often as it will be done, and hands its result on. */
+  #stage<T>(
+    { stage, component, passes, times = passes, besideBytes = 0 }: Counted,
+    { module }: Network,
+    work: () => T,
+  ): T {
+    const { result, flops, seconds, peakBytes } = this.#engine.measured(this.#ctx.device, work);
+    if (passes === 0 || flops + peakBytes === 0) return result;
+    const at = this.#stages.findIndex((each) => each.stage === stage && each.component === component);
+    const before = this.#stages[at];
+    this.#stages.splice(at < 0 ? this.#stages.length : at, at < 0 ? 0 : 1, {
+      stage,
+      component,
+      passes: passes + (before?.passes ?? 0),
+      flops: flops * times + (before?.flops ?? 0),
+      seconds: seconds * times + (before?.seconds ?? 0),
+      peakBytes: Math.max(peakBytes + besideBytes, before?.peakBytes ?? 0),
+      weightBytes: this.#engine.weightBytes(module),
+    });
+    return result;
+  }
+
+  #sum({ width, height, numFrames, numSteps }: Shape, samples: number): Plan {
+    const stages = this.#stages;
+    const total = (value: (stage: StagePlan) => number): number => stages.reduce((sum, stage) => sum + value(stage), 0);
+    const weights = new Map(stages.map(({ component, weightBytes }) => [component, weightBytes]));
+    const codec = weights.get(this.#model.codec.name) ?? 0;
+    return {
+      device: this.#ctx.device,
+      ...{ width, height, numFrames, numSteps, samples },
+      flops: total(({ flops }) => flops),
+      seconds: total(({ seconds }) => seconds),
+      peakBytes:
+        [...weights.values()].reduce((sum, each) => sum + each, 0) + Math.max(...stages.map((each) => each.peakBytes)),
+      leastBytes: Math.max(
+        ...stages.map(({ component, weightBytes, peakBytes }) =>
+          component === this.#model.codec.name ? codec + peakBytes : codec + weightBytes + peakBytes,
+        ),
+      ),
+      stages,
+    };
+  }
+}
