@@ -7,6 +7,8 @@ import { join } from "node:path";
 import { WaverError } from "../../plugins/errors.ts";
 
 const KEPT_MS = 7 * 24 * 3_600_000;
+/** Beyond it the longest unused go: 8 MB each, so that nobody fills the disk. */
+const MOST = 200;
 
 /** A file part of a multipart body. */
 export class Upload {
@@ -32,10 +34,16 @@ export class Uploads {
   constructor(home: string) {
     this.#root = join(home, "uploads");
     mkdirSync(this.#root, { recursive: true, mode: 0o700 });
-    for (const name of readdirSync(this.#root)) {
-      const path = join(this.#root, name);
-      if (Date.now() - statSync(path).mtimeMs > KEPT_MS) rmSync(path, { force: true });
-    }
+    this.#sweep();
+  }
+
+  #sweep(): void {
+    const byUse = readdirSync(this.#root)
+      .map((name) => join(this.#root, name))
+      .map((path) => ({ path, usedAt: statSync(path).mtimeMs }))
+      .sort((a, b) => b.usedAt - a.usedAt);
+    for (const [i, { path, usedAt }] of byUse.entries())
+      if (i >= MOST || Date.now() - usedAt > KEPT_MS) rmSync(path, { force: true });
   }
 
   /** Keeps a picture and gives its path. Refuses what is none. `where`: the field it came in. */
@@ -51,6 +59,7 @@ export class Uploads {
     } else {
       writeFileSync(`${path}.${process.pid}.tmp`, bytes, { mode: 0o600 });
       renameSync(`${path}.${process.pid}.tmp`, path);
+      this.#sweep();
     }
     return path;
   }

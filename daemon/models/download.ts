@@ -50,27 +50,30 @@ export async function fetchFile(file: HubFile, target: string, options: FetchOpt
   const [partial, statePath] = [`${target}.part`, `${target}.part.json`];
   const state = await resumed(file, partial, statePath, options.parallel);
   options.onBytes(state.parts.reduce((sum, part) => sum + part.done, 0));
-  {
-    await using handle = await open(partial, existsSync(partial) ? "r+" : "w+");
-    await new Fetch(file, handle, statePath, state, options).run();
-    await handle.sync();
-  }
-  const digest = await checked(file, partial, options).catch(async (error: unknown) => {
+  try {
+    {
+      await using handle = await open(partial, existsSync(partial) ? "r+" : "w+");
+      await new Fetch(file, handle, statePath, state, options).run();
+      await handle.sync();
+    }
+    const digest = await checked(file, partial, options);
+    await rename(partial, target);
+    await rm(statePath, { force: true });
+    return digest;
+  } catch (error) {
     // What is wrong as a whole cannot be mended by going on with it.
     if (error instanceof WaverError && error.code === "checkpoint_invalid")
       for (const path of [partial, statePath]) await rm(path, { force: true });
     throw error;
-  });
-  await rename(partial, target);
-  await rm(statePath, { force: true });
-  return digest;
+  }
 }
 
 async function resumed(file: HubFile, partial: string, statePath: string, parallel: number): Promise<State> {
   const left = State.safeParse(JSON.parse(await readFile(statePath, "utf8").catch(() => "null")));
   if (left.success && left.data.identity === identityOf(file) && existsSync(partial)) return left.data;
   await rm(partial, { force: true });
-  const length = Math.min(MOST, Math.max(LEAST, Math.ceil(file.size / parallel)));
+  // One at a time is also for servers that know no ranges: then the file is one part.
+  const length = parallel === 1 ? file.size : Math.min(MOST, Math.max(LEAST, Math.ceil(file.size / parallel)));
   const parts: Part[] = [];
   for (let from = 0; from < file.size; from += length)
     parts.push({ from, to: Math.min(file.size, from + length), done: 0 });

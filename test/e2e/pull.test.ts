@@ -129,8 +129,19 @@ test("connections that break are taken up again; bytes that are wrong are not", 
   expect(sha256(readFileSync(at("wrong", BIG)))).toBe(sha256(files[BIG] as Uint8Array));
 }, 120_000);
 
+test("a server without ranges gives whole files, one at a time", async () => {
+  hub.noRanges = true;
+  const parts = await waver("pull", "hf:org/Tiny-Model", "--name", "whole");
+  expect(parts.text).toMatch(/not given in parts[\s\S]*--parallel 1/);
+  hub.cuts = { after: 1 << 20, times: 1 };
+  const { code } = await waver("pull", "hf:org/Tiny-Model", "--name", "whole", "--parallel", "1");
+  expect(code).toBe(0);
+  expect(sha256(readFileSync(at("whole", BIG)))).toBe(sha256(files[BIG] as Uint8Array));
+  hub.noRanges = false;
+}, 120_000);
+
 test("is removed", async () => {
-  for (const name of ["cut", "wrong"]) expect((await waver("models", "rm", name)).code).toBe(0);
+  for (const name of ["cut", "wrong", "whole"]) expect((await waver("models", "rm", name)).code).toBe(0);
   expect(existsSync(at("cut"))).toBe(false);
   const again = await waver("models", "rm", "cut");
   expect([again.code, again.text]).toEqual([2, expect.stringContaining("there is no model cut here")]);

@@ -22,8 +22,10 @@ export interface FakeHub extends AsyncDisposable {
   delayMs: number;
   /** A connection is cut after so many bytes, this many times. */
   cuts: { after: number; times: number };
-  /** What the storage host sends in place of the real bytes. */
+  /** One bit of every chunk is wrong. */
   corrupt: boolean;
+  /** The storage host gives whole files only. */
+  noRanges: boolean;
 }
 
 const CHUNK = 64 << 10;
@@ -82,7 +84,7 @@ export function fakeHub(
       const range = /^bytes=(\d+)-(\d+)$/.exec(request.headers.get("range") ?? "");
       const condition = request.headers.get("if-range");
       const headers = { ETag: etag, "Accept-Ranges": "bytes" };
-      if (range === null || (condition !== null && condition !== etag))
+      if (hub.noRanges || range === null || (condition !== null && condition !== etag))
         return new Response(body(path, file.bytes), { headers });
       hub.ranges.push(`${path} ${range[1]}-${range[2]}`);
       const [from, to] = [Number(range[1]), Math.min(Number(range[2]), file.bytes.length - 1)];
@@ -146,6 +148,7 @@ export function fakeHub(
     delayMs: 0,
     cuts: { after: 0, times: 0 },
     corrupt: false,
+    noRanges: false,
     [Symbol.asyncDispose]: async () => {
       await Promise.all([server.stop(true), storage.stop(true)]);
     },
