@@ -191,6 +191,24 @@ test("the refiner's own latents are taken when they are given", async () => {
   expect((await judge(set("near"))).items["near"]!["distanceRefined"]).toBeLessThan(0.01);
 }, 60_000);
 
+test("a refined clip is held to the very clip that was refined", async () => {
+  await using ctx = await context();
+  const latents = file("latents-7.safetensors");
+  scope(() => saveSafetensors(latents, { latents: full([1, 3, 4, 8, 8], 7) }));
+  const judge = await ctx.use("evaluate", "refined-latents", {
+    codec: { id: "averages" },
+    given: { same: file("fractal.mp4"), other: file("bars.mp4") },
+    latents: { same: latents, other: latents },
+  });
+  const { items } = await judge({
+    items: ["same", "other"].map((id) => ({ ...item(id, "fractal.mp4", "x"), reference: file("fractal.mp4") })),
+    references: [],
+  });
+  // Nothing was lost in a given clip that is the truth itself.
+  expect(items["same"]!["distanceEnlarged"]).toBeLessThan(0.01);
+  expect(items["other"]!["distanceEnlarged"]).toBeGreaterThan(0.1);
+}, 60_000);
+
 test("a set with nothing to judge ends in a sentence", async () => {
   await using ctx = await context();
   const failures = [

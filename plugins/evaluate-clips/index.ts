@@ -89,6 +89,9 @@ export default definePlugin({
           .gt(1)
           .default(2)
           .meta({ description: "factor by which the true clip is reduced and enlarged again" }),
+        given: z.record(z.string(), z.string()).default({}).meta({
+          description: "the clip that was refined, by item; the true clip reduced by `scale` when absent",
+        }),
         latents: z.record(z.string(), z.string()).default({}).meta({
           description: "the refiner's own latents by item (safetensors); the refined clip is encoded again when absent",
         }),

@@ -70,6 +70,7 @@ const Distances = z.object({ distanceEnlarged: z.number(), distanceRefined: z.nu
 export interface RefinedOptions {
   readonly codec: Pick;
   readonly scale: number;
+  readonly given: Readonly<Record<string, string>>;
   readonly latents: Readonly<Record<string, string>>;
 }
 
@@ -83,15 +84,15 @@ export async function judgeRefined({ items }: EvalSet, options: RefinedOptions, 
     const found = await ctx.unit(`refined-latents/${id}`, Distances, async () => {
       const refined = wholeChunks(await readPixels(video, ctx), codec);
       const original = await readPixels(reference as string, ctx, refined);
-      const count = Math.min(refined.frames.length, original.frames.length);
-      return distances(
-        codec,
-        cut(refined, count),
-        cut(original, count),
-        options.scale,
-        options.latents[id],
-        ctx.device,
-      );
+      const low = options.given[id];
+      const given = low === undefined ? undefined : await readPixels(low, ctx);
+      const count = Math.min(refined.frames.length, original.frames.length, given?.frames.length ?? Infinity);
+      return distances(codec, ctx.device, {
+        refined: cut(refined, count),
+        original: cut(original, count),
+        given: given === undefined ? options.scale : cut(given, count),
+        latents: options.latents[id],
+      });
     });
     judged[id] = { ...found, refinedIsNearer: found.distanceRefined < found.distanceEnlarged ? 1 : 0 };
     ctx.progress(i + 1, known.length, "refined clips");
@@ -110,18 +111,21 @@ function wholeChunks(pixels: Pixels, { latent }: Codec): Pixels {
 }
 
 /**
- * Root mean square distance of latents to the original's: of the refined clip, and of the original reduced and enlarged.
+ * Root mean square distance of latents to the original's: of the refined clip, and of the clip that was given to the
+ * refiner, enlarged (a number instead of a clip: the original reduced by it and enlarged).
  *
  * Without the refiner's own latents the refined clip is encoded again. Going through the decoder costs distance of its
  * own, so the enlarged clip then goes through it too: both are what a person would see.
  */
 function distances(
   codec: Codec,
-  refined: Pixels,
-  original: Pixels,
-  scale: number,
-  latents: string | undefined,
   device: string,
+  {
+    refined,
+    original,
+    given,
+    latents,
+  }: { refined: Pixels; original: Pixels; given: Pixels | number; latents: string | undefined },
 ): z.output<typeof Distances> {
   return inferenceMode(() =>
     scope(() => {
@@ -129,7 +133,8 @@ function distances(
       const truth = toVideo(original, device);
       const target = encode(truth);
       const to = (found: Tensor): number => found.sub(target).square().mean().sqrt().item();
-      const x = encode(enlarged(truth, scale));
+      const low = typeof given === "number" ? reduced(truth, given) : toVideo(given, device);
+      const x = encode(resized(low, original.height, original.width));
       if (latents !== undefined)
         return { distanceEnlarged: to(x), distanceRefined: to(readLatents(latents, target.shape, device)) };
       return {
@@ -152,16 +157,13 @@ function readLatents(path: string, shape: readonly number[], device: string): Te
   return found;
 }
 
-/** Reduced by `scale` and enlarged again, bicubically, frame by frame: the refiner's input in training. */
-function enlarged(video: Tensor, scale: number): Tensor {
-  const [, , , height, width] = video.shape as [number, number, number, number, number];
+const reduced = (video: Tensor, scale: number): Tensor =>
+  resized(video, Math.round(video.size(3) / scale), Math.round(video.size(4) / scale));
+
+/** Bicubically, frame by frame, as the refiner enlarges. [1 3 F H W] -> [1 3 F height width] */
+function resized(video: Tensor, height: number, width: number): Tensor {
   const frames = video.select(0, 0).permute([1, 0, 2, 3]);
-  const small = interpolate(frames, {
-    size: [Math.round(height / scale), Math.round(width / scale)],
-    mode: "bicubic",
-    antialias: true,
-  });
-  return interpolate(small, { size: [height, width], mode: "bicubic", antialias: true })
+  return interpolate(frames, { size: [height, width], mode: "bicubic", antialias: true })
     .clamp(-1, 1)
     .permute([1, 0, 2, 3])
     .unsqueeze(0);

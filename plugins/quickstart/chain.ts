@@ -219,7 +219,12 @@ async function evaluated(
     ),
     refined: await judge(
       "Judge refined clips",
-      { id: "refined-latents", codec: judgingCodec(vae), scale: SCALE },
+      {
+        id: "refined-latents",
+        codec: judgingCodec(vae),
+        given: byId(heldOut, ({ low }) => low),
+        latents: byId(heldOut, ({ latents }) => latents),
+      },
       heldOut.map(({ id, refined: video, caption, high }) => ({
         id,
         video,
@@ -231,6 +236,11 @@ async function evaluated(
     ),
   };
 }
+
+const byId = <T extends { readonly id: string }>(
+  items: readonly T[],
+  value: (item: T) => string,
+): Record<string, string> => Object.fromEntries(items.map((item) => [item.id, value(item)]));
 
 type Rows = Awaited<ReturnType<typeof readTable>>;
 

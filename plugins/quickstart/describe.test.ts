@@ -20,7 +20,16 @@ const results: Results = {
   ],
   textToImage: [{ id: "4", prompt: "a ball", seed: 1, file: "/g/4.png" }],
   imageToVideo: [{ id: "5", prompt: "a ball", seed: 1, file: "/g/5.mp4", image: "/c/ball.png" }],
-  heldOut: [{ id: "held-out-1", caption: "a ball", low: "/h/l.mp4", high: "/h/h.mp4", refined: "/h/r.mp4" }],
+  heldOut: [
+    {
+      id: "held-out-1",
+      caption: "a ball",
+      low: "/h/l.mp4",
+      high: "/h/h.mp4",
+      refined: "/h/r.mp4",
+      latents: "/h/r.safetensors",
+    },
+  ],
   judged: {
     clips: {
       summary: {

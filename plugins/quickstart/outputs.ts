@@ -26,5 +26,5 @@ export const Merged = Artefact;
 export const Made = z.object({
   items: z.array(z.object({ prompt: z.string(), seed: z.int(), path: z.string(), digest: Digest })),
 });
-export const Refined = z.object({ path: z.string() });
+export const Refined = z.object({ path: z.string(), latents: z.string().optional() });
 export const Judged = z.object({ results: z.record(z.string(), Evaluation) });

@@ -37,6 +37,12 @@ export interface FunnelCounts {
   readonly dropped: { readonly name: string; readonly rule: string; readonly why: string }[];
 }
 
+/** A held-out clip and what the refiner made of it: as a file, and as the latents before they were decoded. */
+export interface RefinedClip extends HeldOut {
+  readonly refined: string;
+  readonly latents: string;
+}
+
 export interface Results {
   readonly sources: readonly (Shot & { readonly note?: string })[];
   readonly funnel: FunnelCounts;
@@ -45,7 +51,7 @@ export interface Results {
   readonly textToVideo: readonly Generated[];
   readonly textToImage: readonly Generated[];
   readonly imageToVideo: readonly Generated[];
-  readonly heldOut: readonly (HeldOut & { readonly refined: string })[];
+  readonly heldOut: readonly RefinedClip[];
   readonly judged: {
     readonly clips: Evaluation | null;
     readonly firstFrame: Evaluation | null;

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import type { CutClip } from "./cut.ts";
 import { Made, Refined } from "./outputs.ts";
 import { type Profile, SCALE } from "./profile.ts";
-import type { Generated, Results } from "./results.ts";
+import type { Generated, RefinedClip, Results } from "./results.ts";
 import type { HeldOut } from "./sources.ts";
 import { named, type Steps } from "./steps.ts";
 
@@ -53,7 +53,7 @@ export async function generated(
 
 interface RefinedClips {
   readonly generated: ReadonlyMap<string, string>;
-  readonly heldOut: Results["heldOut"];
+  readonly heldOut: readonly RefinedClip[];
 }
 
 export async function refined(
@@ -65,19 +65,21 @@ export async function refined(
   steps: Steps,
 ): Promise<RefinedClips> {
   const folder = join(root, "refined");
-  const one = async (name: string, id: string, video: string, prompt: string): Promise<string> => {
-    const input = { model, video, prompt, scale: SCALE, numSteps: profile.refineSteps, seed: 1 };
-    const { path } = await steps.run(name, "refine", { ...input, output: `${named(folder, id, input)}.mp4` }, Refined);
-    return path;
+  const one = (name: string, id: string, video: string, prompt: string, keepLatents = false) => {
+    const input = { model, video, prompt, scale: SCALE, numSteps: profile.refineSteps, seed: 1, keepLatents };
+    return steps.run(name, "refine", { ...input, output: `${named(folder, id, input)}.mp4` }, Refined);
   };
   const firstOfEach = [...new Map(made.toReversed().map((each) => [each.prompt, each])).values()]
     .toReversed()
     .slice(0, profile.refined);
   const larger = new Map<string, string>();
   for (const [i, { id, file, prompt }] of firstOfEach.entries())
-    larger.set(id, await one(`Refine ${i + 1}`, `sample-${i + 1}`, file, prompt));
-  const kept: (HeldOut & { refined: string })[] = [];
-  for (const [i, clip] of heldOut.entries())
-    kept.push({ ...clip, refined: await one(`Refine held-out ${i + 1}`, clip.id, clip.low, clip.caption) });
+    larger.set(id, (await one(`Refine ${i + 1}`, `sample-${i + 1}`, file, prompt)).path);
+  const kept: RefinedClip[] = [];
+  for (const [i, clip] of heldOut.entries()) {
+    // Judged by its latents: a decoder as small as this one, and then the file's own coding, cost more than is gained.
+    const { path, latents = "" } = await one(`Refine held-out ${i + 1}`, clip.id, clip.low, clip.caption, true);
+    kept.push({ ...clip, refined: path, latents });
+  }
   return { generated: larger, heldOut: kept };
 }

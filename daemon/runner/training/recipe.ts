@@ -18,9 +18,13 @@ export const TrainInput = z.strictObject({
     .default("transformer")
     .meta({ description: "which network of the pipeline is trained" }),
 
-  fresh: z.array(z.string()).default([]).meta({
-    description: "weights that start fresh in place of the parent's, by the beginning of their names",
-  }),
+  // A format of its own: `out.proj` looks like a file to who types it.
+  fresh: z
+    .array(z.string().meta({ format: "weight" }))
+    .default([])
+    .meta({
+      description: "weights that start fresh in place of the parent's, by the beginning of their names",
+    }),
 
   video: z
     .strictObject({ sizes: z.array(Size).min(1), frames: z.int().positive(), fps: z.number().positive() })
