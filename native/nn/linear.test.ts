@@ -33,7 +33,7 @@ const input = (dtype: "float32" | "bfloat16"): Tensor => {
   using generator = new Generator(4);
   return scope(() => randn([2, 5, 24], { generator }).to(dtype));
 };
-// float32: another order of the sums. bfloat16: one rounding of a value below 4, which the plain GELU makes twice.
+// float32 is not packed. bfloat16: one rounding of a value below 4, which the plain GELU makes twice.
 const CLOSE = { float32: { atol: 1e-6, rtol: 1e-5 }, bfloat16: { atol: 2 ** -6, rtol: 2 ** -7 } } as const;
 
 describe.each(["float32", "bfloat16"] as const)("packed linear layers in %s", (dtype) => {

@@ -55,7 +55,8 @@ export class Linear extends Adaptable {
 
 /**
  * Lets every linear layer below `module` keep its weights a second time, as oneDNN's products want them: libtorch would
- * rearrange them anew in each call. For networks that are called many times on a CPU; where a graph is recorded nothing changes.
+ * rearrange them anew in each call (bf16, 1536 rows of 1536 into 8960 columns: 50 ms, and 34 with GELU to come inside; in float32
+ * nothing is gained and nothing kept). For networks that are called many times on a CPU; where a graph is recorded nothing changes.
  */
 export function packLinears(module: Module): void {
   for (const [, each] of module.namedModules()) if (each instanceof Linear) each.packs = true;
@@ -87,7 +88,8 @@ export function linearGelu(layer: Linear, x: Tensor): Tensor {
 }
 
 function packable(layers: readonly Linear[], x: Tensor): boolean {
-  if (!layers.every(({ packs }) => packs) || x.device !== "cpu" || matmulPolicy() !== null) return false;
+  if (!layers.every(({ packs }) => packs) || x.dtype !== "bfloat16" || x.device !== "cpu" || matmulPolicy() !== null)
+    return false;
   return layers.every(
     ({ weight, bias }) =>
       weight.dtype === x.dtype && (bias === null) === (layers[0]?.bias === null) && fusible(x, weight, bias),

@@ -44,10 +44,10 @@ export function weightBytes(path: string, dtype?: DType): number {
   return weights.bytes(names, dtype);
 }
 
-/** Bytes that a loaded model takes: its weights, and on a CPU those of its blocks a second time. */
+/** Bytes that a loaded model takes: its weights, and in bfloat16 on a CPU those of its blocks a second time. */
 export function residentBytes(path: string, dtype?: DType): number {
   const bytes = weightBytes(path, dtype);
-  return packingPays(bytes) ? 2 * bytes : bytes;
+  return dtype !== "float32" && packingPays(bytes) ? 2 * bytes : bytes;
 }
 
 /** The pipeline around a transformer knows what its config does not: a Wan 2.2 TI2V sets `expand_timesteps` there. */

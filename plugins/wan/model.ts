@@ -159,7 +159,7 @@ export class WanTransformer extends Module {
 
       const x = overTokens(
         {
-          tokens: [patches.flatten(2).transpose(1, 2), 1], // [B S D]
+          tokens: [patches.flatten(2).transpose(1, 2).contiguous(), 1], // [B S D], dense rows for the fused kernels
           cos: [rope.cos, 0],
           sin: [rope.sin, 0],
           time: [modulation.unflatten(-1, [6, -1]), timestep.ndim === 1 ? null : 1],
