@@ -5,11 +5,11 @@ import { join } from "node:path";
 import { allClose, Generator, noGrad, saveSafetensors, scope, setThreads, type Tensor } from "../../native/index.ts";
 import { testContext } from "../../test/support/context.ts";
 import { DecoderConfig } from "../language.ts";
+import { rewritingTask } from "../rewriting.ts";
 import { checkProvider, failures } from "../testing.ts";
 import { loadModel, weightBytes } from "./checkpoint.ts";
 import { QwenTextEncoder } from "./encoder.ts";
 import plugin from "./index.ts";
-import { conversation } from "./instructions.ts";
 import { CausalLM } from "./model.ts";
 import { readConfig } from "./params.ts";
 
@@ -209,8 +209,8 @@ describe("the rewriter", () => {
     expect(ctx.logged.slice(before)).toEqual([
       { event: "prompt_rewritten", fields: { from: "a red ball rolls over grass", to: first, known: true } },
     ]);
-    const [usual, long] = [conversation("a ball"), conversation("a ball", 10)];
-    expect(usual).toEqual(conversation("a ball", 5));
+    const [usual, long] = [rewritingTask("a ball"), rewritingTask("a ball", { seconds: 10 })];
+    expect(usual).toEqual(rewritingTask("a ball", { seconds: 5 }));
     expect(long[0]?.content).toContain("about 10 seconds");
     const captions = long
       .filter(({ role }) => role === "assistant")

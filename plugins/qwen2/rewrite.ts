@@ -7,8 +7,8 @@ import { BpeTokenizer } from "../bpe.ts";
 import { ChatTemplate, type Message } from "../chat.ts";
 import { type Context, type Prompt, WaverError, z } from "../index.ts";
 import { choiceOf, type Generation, readGeneration, type WritingOptions, written } from "../language.ts";
+import { plainAnswer, rewritingTask } from "../rewriting.ts";
 import { loadModel } from "./checkpoint.ts";
-import { conversation } from "./instructions.ts";
 import type { CausalLM } from "./model.ts";
 import { readConfig, tokenizerFolder } from "./params.ts";
 
@@ -36,13 +36,8 @@ export class Rewriter implements Disposable {
   }
 
   async rewrite(prompt: Prompt, options: RewriteOptions, ctx: Context): Promise<Prompt> {
-    const messages: readonly Message[] =
-      options.instruction === undefined
-        ? conversation(prompt.text, prompt.seconds)
-        : [
-            { role: "system", content: options.instruction },
-            { role: "user", content: prompt.text },
-          ];
+    const { instruction } = options;
+    const messages: readonly Message[] = rewritingTask(prompt.text, { seconds: prompt.seconds, instruction });
     const choice = choiceOf(options, this.#generation);
     const key = await this.#key([messages, choice, options.maxTokens, options.seed]);
     const cache = options.cache ?? join(ctx.workDir, "rewrites");
@@ -74,7 +69,7 @@ export class Rewriter implements Disposable {
       );
     using generator = new Generator(seed);
     const steps = this.#model.generate([ids], { ...choice, generator, maxTokens, stop: this.#generation.stop });
-    return plain(this.#tokenizer.decode(await written(steps, this.#generation, ctx)));
+    return plainAnswer(this.#tokenizer.decode(await written(steps, this.#generation, ctx)));
   }
 
   /** Of everything that the answer follows from; a checkpoint is known by its place and the time of its configuration. */
@@ -96,13 +91,3 @@ async function remember(folder: string, path: string, text: string): Promise<voi
   await writeFile(temporary, JSON.stringify(text));
   await rename(temporary, path);
 }
-
-/** Without the thoughts, labels and quotation marks that models put around an answer. */
-const plain = (text: string): string =>
-  text
-    .replace(/^[\s\S]*<\/think>/, "")
-    .replace(/\s+/g, " ")
-    .trim()
-    .replace(/^(?:rewritten prompt|prompt)\s*:\s*/i, "")
-    .replace(/^(["“])(.*)["”]$/, "$2")
-    .trim();

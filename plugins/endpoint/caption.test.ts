@@ -5,7 +5,7 @@ import { join } from "node:path";
 import type { Context } from "../define.ts";
 import type { WaverError } from "../errors.ts";
 import type { ClipFrames, Digest, FrameBatch } from "../types.ts";
-import { type AskOptions, captionFrom } from "./endpoint.ts";
+import { type CaptionOptions, captionFrom } from "./caption.ts";
 
 interface Question {
   readonly model: string;
@@ -34,7 +34,7 @@ beforeEach(() => {
 });
 
 const endpoint = { url: `http://127.0.0.1:${server.port}/v1/`, model: "seer", key: "secret" };
-const options = (name: string, more: Partial<AskOptions> = {}): AskOptions => ({
+const options = (name: string, more: Partial<CaptionOptions> = {}): CaptionOptions => ({
   instruction: "Describe.",
   maxFrames: 3,
   maxTokens: 10,

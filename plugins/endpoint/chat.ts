@@ -1,11 +1,9 @@
-/** One question to a chat endpoint about a clip's frames: sent as JPEG, asked again when it may help, remembered. */
+/** One question to an OpenAI-compatible chat endpoint: asked again when it may help, its answer remembered. */
 import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import type { Context } from "../define.ts";
 import { WaverError } from "../errors.ts";
-import { spreadFrames } from "../frames.ts";
-import type { Caption, ClipFrames, FrameBatch } from "../types.ts";
 
 export interface Endpoint {
   readonly url: string;
@@ -14,12 +12,9 @@ export interface Endpoint {
 }
 
 export interface AskOptions {
-  readonly instruction: string;
-  readonly maxFrames: number;
-  readonly maxTokens: number;
-  readonly temperature: number;
   readonly timeout: number;
   readonly retries: number;
+  /** Folder of answers; the job's own when absent. */
   readonly cache?: string | undefined;
 }
 
@@ -30,30 +25,26 @@ const Answer = z.object({
   choices: z.array(z.object({ message: z.object({ content: z.string().nullable() }) })).min(1),
 });
 
-export async function captionFrom(
-  input: ClipFrames,
-  endpoint: Endpoint | undefined,
-  options: AskOptions,
-  ctx: Context,
-): Promise<Caption | null> {
-  if (endpoint === undefined) {
-    throw new WaverError("needs_unmet", "no endpoint for captions is configured", {
-      hint: "set WAVER_ENDPOINT_URL and WAVER_ENDPOINT_MODEL, or `endpoint` in the configuration file",
-    });
-  }
-  const frames = await spreadFrames(input.frames, options.maxFrames);
-  if (frames.length === 0) throw new WaverError("media_too_short", "a clip without frames cannot be captioned");
-  const images = await Promise.all(frames.map(jpeg));
-  const body = bodyOf(images, endpoint, options, input.clip.end - input.clip.start);
-  const cache = options.cache ?? join(ctx.workDir, "captions");
-  const key = join(cache, `${new Bun.CryptoHasher("sha256").update(endpoint.url).update(body).digest("hex")}.json`);
-  const known = await readFile(key, "utf8").then(
+/** The endpoint that is configured; `use` says what for. */
+export function configured(endpoint: Endpoint | undefined, use: string): Endpoint {
+  if (endpoint !== undefined) return endpoint;
+  throw new WaverError("needs_unmet", `no endpoint for ${use} is configured`, {
+    hint: "set WAVER_ENDPOINT_URL and WAVER_ENDPOINT_MODEL, or `endpoint` in the configuration file",
+  });
+}
+
+/** The answer to a request body: the one that is kept for it, or a new one. */
+export async function answerTo(endpoint: Endpoint, body: string, options: AskOptions, ctx: Context): Promise<string> {
+  const cache = options.cache ?? join(ctx.workDir, "answers");
+  const path = join(cache, `${new Bun.CryptoHasher("sha256").update(endpoint.url).update(body).digest("hex")}.json`);
+  const known = await readFile(path, "utf8").then(
     (text) => z.string().safeParse(JSON.parse(text)).data,
     () => undefined,
   );
-  const text = known ?? (await ask(endpoint, body, options, ctx));
-  if (known === undefined) await remember(cache, key, text);
-  return text === "" ? null : { text, by: endpoint.model };
+  if (known !== undefined) return known;
+  const text = await ask(endpoint, body, options, ctx);
+  await remember(cache, path, text);
+  return text;
 }
 
 async function remember(folder: string, path: string, text: string): Promise<void> {
@@ -63,34 +54,12 @@ async function remember(folder: string, path: string, text: string): Promise<voi
   await rename(temporary, path);
 }
 
-async function jpeg(frame: FrameBatch): Promise<string> {
-  const { default: sharp } = await import("sharp");
-  const raw = { width: frame.width, height: frame.height, channels: frame.format === "rgb24" ? 3 : 1 } as const;
-  return (await sharp(frame.data, { raw }).jpeg({ quality: 85 }).toBuffer()).toString("base64");
-}
-
-function bodyOf(
-  images: readonly string[],
-  { model }: Endpoint,
-  { instruction, maxTokens, temperature }: AskOptions,
-  seconds: number,
-): string {
-  const text = `${instruction}\nThe ${images.length} images are frames of a clip of ${seconds.toFixed(1)} seconds, in order.`;
-  const pictures = images.map((data) => ({ type: "image_url", image_url: { url: `data:image/jpeg;base64,${data}` } }));
-  return JSON.stringify({
-    model,
-    max_tokens: maxTokens,
-    temperature,
-    messages: [{ role: "user", content: [{ type: "text", text }, ...pictures] }],
-  });
-}
-
 async function ask(endpoint: Endpoint, body: string, options: AskOptions, ctx: Context): Promise<string> {
   for (let attempt = 0; ; attempt++) {
     const outcome = await once(endpoint, body, options, ctx.signal);
     if ("text" in outcome) return outcome.text;
     if (outcome.final || attempt >= options.retries) {
-      throw new WaverError("plugin_failed", `the caption endpoint ${outcome.why}`, {
+      throw new WaverError("plugin_failed", `the endpoint ${outcome.why}`, {
         hint: "check the endpoint's address, model and key, and that it is running",
       });
     }

@@ -3,7 +3,7 @@
  * training captions (Waver 4.6). The paper prints neither; these are ours, after what it says they ask for. The examples are
  * turns of the conversation: listed in the instruction, a small model copies them or answers in one sentence.
  */
-import type { Message } from "../chat.ts";
+import type { Message } from "./chat.ts";
 
 /** Seconds from which a prompt is rewritten for 10: half way between the paper's two lengths. */
 const LONG = 7.5;
@@ -44,7 +44,15 @@ const EXAMPLES = {
 } as const;
 
 /** The conversation that a prompt for a video of so many seconds is put into; the paper's usual length is 5. */
-export function conversation(prompt: string, seconds = 5): Message[] {
+export function rewritingTask(
+  prompt: string,
+  {
+    seconds = 5,
+    instruction,
+  }: { readonly seconds?: number | undefined; readonly instruction?: string | undefined } = {},
+): Message[] {
+  const asked: Message = { role: "user", content: prompt };
+  if (instruction !== undefined) return [{ role: "system", content: instruction }, asked];
   const regime = seconds > LONG ? "ten" : "five";
   const length = regime === "ten" ? TEN : FIVE;
   return [
@@ -53,6 +61,16 @@ export function conversation(prompt: string, seconds = 5): Message[] {
       { role: "user", content: example },
       { role: "assistant", content: caption },
     ]),
-    { role: "user", content: prompt },
+    asked,
   ];
 }
+
+/** Without the thoughts, labels and quotation marks that models put around an answer. */
+export const plainAnswer = (text: string): string =>
+  text
+    .replace(/^[\s\S]*<\/think>/, "")
+    .replace(/\s+/g, " ")
+    .trim()
+    .replace(/^(?:rewritten prompt|prompt)\s*:\s*/i, "")
+    .replace(/^(["“])(.*)["”]$/, "$2")
+    .trim();

@@ -1,7 +1,7 @@
-/** Captions from a vision-language model behind an OpenAI-compatible endpoint. Frames leave this machine only when one is configured. */
+/** Captions and rewritten prompts from a model behind an OpenAI-compatible endpoint. Frames leave this machine only when one is configured. */
 import { z } from "zod";
 import { definePlugin, provide } from "../define.ts";
-import type { Endpoint } from "./endpoint.ts";
+import type { Endpoint } from "./chat.ts";
 
 const config = z.strictObject({
   endpoint: z
@@ -13,6 +13,17 @@ const config = z.strictObject({
     .optional(),
 });
 
+const asking = {
+  timeout: z.number().positive().default(120).meta({ description: "seconds for one answer" }),
+  retries: z.int().nonnegative().default(4),
+  cache: z
+    .string()
+    .optional()
+    .meta({ description: "folder of answers, kept between jobs; the job's own when absent", format: "path" }),
+};
+/** An answer, or the longest pause between two attempts. */
+const patience = ({ timeout }: { timeout: number }): number => Math.max(timeout, 60) + 30;
+
 const options = z.strictObject({
   instruction: z
     .string()
@@ -23,18 +34,13 @@ const options = z.strictObject({
   maxFrames: z.int().min(1).max(64).default(8).meta({ description: "frames sent, spread over the clip" }),
   maxTokens: z.int().positive().default(400),
   temperature: z.number().min(0).max(2).default(0.2),
-  timeout: z.number().positive().default(120).meta({ description: "seconds for one answer" }),
-  retries: z.int().nonnegative().default(4),
-  cache: z
-    .string()
-    .optional()
-    .meta({ description: "folder of answers, kept between jobs; the job's own when absent", format: "path" }),
+  ...asking,
 });
 
 let endpoint: Endpoint | undefined;
 
 export default definePlugin({
-  name: "caption-endpoint",
+  name: "endpoint",
   version: "0.1.0",
   hookApi: "0.1",
   config,
@@ -47,11 +53,31 @@ export default definePlugin({
       options,
       // Two frames a second show what happens; 448 is a multiple of the patch sizes (14, 28) of common vision towers.
       traits: { view: { width: 448, height: 336, fit: "cover", rate: 2, format: "rgb24", batch: 4 } },
-      // An answer, or the longest pause between two attempts.
-      patience: ({ timeout }) => Math.max(timeout, 60) + 30,
+      patience,
       async run(input, { options, ctx }) {
-        const { captionFrom } = await import("./endpoint.ts");
+        const { captionFrom } = await import("./caption.ts");
         return captionFrom(input, endpoint, options, ctx);
+      },
+    }),
+    provide("rewrite", {
+      id: "endpoint",
+      summary: "rewrites a prompt in the manner of training captions, by any OpenAI-compatible endpoint",
+      source: "Waver 4.6 (two instructions, for 5 and 10 seconds, with examples of training captions)",
+      runs: "worker",
+      options: z.strictObject({
+        instruction: z
+          .string()
+          .optional()
+          .meta({ description: "instead of the two built in, for 5 and for 10 seconds" }),
+        maxTokens: z.int().positive().default(400),
+        temperature: z.number().min(0).max(2).default(0.7),
+        ...asking,
+      }),
+      traits: {},
+      patience,
+      async run(prompt, { options, ctx }) {
+        const { rewrittenBy } = await import("./rewrite.ts");
+        return rewrittenBy(prompt, endpoint, options, ctx);
       },
     }),
   ],
