@@ -19,7 +19,7 @@ export async function page({ jobs, registry }: Daemon): Promise<Response> {
     return `<tr><td><a href="/v1/jobs/${id}"><code>${id}</code></a></td><td>${escaped(operation)}</td><td>${state}</td><td>${escaped(how)}</td><td>${escaped(createdAt)}</td><td>${seconds.toFixed(1)} s</td></tr>`;
   });
   const html = `<!doctype html><html lang="en"><meta charset="utf-8"><title>waver</title><style>${STYLE}</style>
-<h1>waver ${escaped(docs.version)}</h1><p><a href="/openapi.json">OpenAPI document</a> · <a href="/v1/status">status</a> · <a href="/v1/plugins">plugins</a> · <a href="/v1/doctor">doctor</a></p>
+<h1>waver ${escaped(docs.version)}</h1><p><a href="/generate">generate</a> · <a href="/openapi.json">OpenAPI document</a> · <a href="/v1/status">status</a> · <a href="/v1/plugins">plugins</a> · <a href="/v1/doctor">doctor</a></p>
 <h2>Jobs</h2><table><tr><th>job</th><th>operation</th><th>state</th><th>progress</th><th>accepted</th><th>took</th></tr>${rows.join("")}</table>
 <h2>Operations</h2><table><tr><th>operation</th><th>kind</th><th>what it does</th></tr>${operations.join("")}</table></html>`;
   return new Response(html, {
