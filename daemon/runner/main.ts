@@ -102,11 +102,17 @@ process.on("SIGINT", () => undefined);
 setInterval(() => send({ type: "beat", rssBytes: process.memoryUsage.rss() }), 2 * HEARTBEAT_MS).unref();
 send({ type: "ready", pid: process.pid, device: args.device, facts: { version, bun: Bun.version, ...facts } });
 
-/** Ranks on one machine's CPU divide its threads and its memory. */
+/**
+ * Ranks on one machine's CPU divide its threads and its memory. With weights in parts a network may be as large as all the
+ * ranks of a replica have room for: what it is admitted by is its whole size.
+ */
 function share(whole: Config): Config {
-  if (args.ranks === undefined || args.device !== "cpu") return whole;
-  const part = (amount: number): number => Math.max(1, Math.floor(amount / (args.ranks?.count ?? 1)));
-  return { ...whole, threads: part(whole.threads), memoryBudget: part(whole.memoryBudget) };
+  if (args.ranks === undefined) return whole;
+  const { count, replicas, shardWeights } = args.ranks;
+  const onCpu = args.device === "cpu";
+  const part = (amount: number): number => Math.max(1, Math.floor(onCpu ? amount / count : amount));
+  const together = shardWeights ? count / replicas : 1;
+  return { ...whole, threads: part(whole.threads), memoryBudget: part(whole.memoryBudget * together) };
 }
 
 /** Returns when all ranks have met. A rank that has no engine ends: the job learns the reason. */

@@ -11,6 +11,7 @@ import {
   RankStore,
   SequenceParallel,
   ShardedWeights,
+  setBlockKeeper,
   type Tensor,
   withBlockPolicy,
   withTokenPolicy,
@@ -79,7 +80,8 @@ export class Ranks {
   readonly #world: ProcessGroup;
   readonly #mesh: Mesh;
   readonly #sequence: SequenceParallel;
-  readonly #weights = new WeakMap<Denoiser, ShardedWeights>();
+  /** Of all networks here. */
+  readonly #weights: ShardedWeights | null;
   /** Of the networks that an operation holds, by what it sees of them. */
   readonly #spread = new WeakMap<Denoiser, string>();
   /** Adapters that are on right now, outermost first. */
@@ -94,6 +96,8 @@ export class Ranks {
     this.#store = store;
     this.#world = ProcessGroup.open(store, { name: "world", rank, size, device });
     this.#mesh = new Mesh(store, this.#world, args.replicas, device);
+    this.#weights = args.shardWeights ? new ShardedWeights(this.#mesh.sequence) : null;
+    setBlockKeeper(this.#weights);
     this.#sequence = new SequenceParallel(this.#mesh, { mode: args.attention, ulysses: args.ulysses });
   }
 
@@ -235,17 +239,9 @@ export class Ranks {
   }
 
   #forward(network: Denoiser, input: DenoiserInput): Tensor {
-    return withBlockPolicy(this.args.shardWeights ? this.#weightsOf(network) : null, () =>
+    return withBlockPolicy(this.#weights, () =>
       withTokenPolicy(this.#mesh.sequence.size === 1 ? null : this.#sequence, () => network.forward(input)),
     );
-  }
-
-  #weightsOf(network: Denoiser): ShardedWeights {
-    const known = this.#weights.get(network);
-    if (known !== undefined) return known;
-    const made = new ShardedWeights(this.#mesh.sequence);
-    this.#weights.set(network, made);
-    return made;
   }
 
   /** The network as an operation sees it. */

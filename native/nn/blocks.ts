@@ -8,7 +8,23 @@ export interface BlockPolicy {
   after(block: Module): void;
 }
 
+/** What becomes of a block's weights between its turns. */
+export interface BlockKeeper {
+  /** Its weights have just been loaded, those of the next block not yet. */
+  loaded(block: Module): void;
+  /** Its network is disposed of. */
+  gone(block: Module): void;
+}
+
 let policy: BlockPolicy | null = null;
+let keeper: BlockKeeper | null = null;
+
+/** For this process from now on, for every network that is loaded in it. */
+export function setBlockKeeper(chosen: BlockKeeper | null): void {
+  keeper = chosen;
+}
+/** @internal */
+export const blockKeeper = (): BlockKeeper | null => keeper;
 
 /** Runs `fn` (synchronous) with a policy around every block. */
 export function withBlockPolicy<T>(chosen: BlockPolicy | null, fn: () => T): T {

@@ -1,5 +1,5 @@
 export * from "./attention.ts";
-export { type BlockPolicy, throughBlocks, withBlockPolicy } from "./blocks.ts";
+export { type BlockKeeper, type BlockPolicy, setBlockKeeper, throughBlocks, withBlockPolicy } from "./blocks.ts";
 export { KVCache } from "./cache.ts";
 export * from "./decoder.ts";
 export * from "./encoder.ts";

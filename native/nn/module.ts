@@ -6,6 +6,7 @@ import type { Generator } from "../generator.ts";
 import { empty } from "../ops.ts";
 import { scope } from "../scope.ts";
 import type { Device, Tensor } from "../tensor.ts";
+import { blockKeeper } from "./blocks.ts";
 import { type Init, zerosInit } from "./init.ts";
 import { Parameter } from "./parameter.ts";
 
@@ -119,6 +120,7 @@ export class Module implements Disposable {
     const problems = [...list("missing", missing), ...list("unexpected", unexpected), ...list("wrong shape", wrong)];
     if (problems.length > 0)
       throw new EngineError("checkpoint_mismatch", `the checkpoint does not fit: ${problems.join("; ")}`);
+    const lastOf = this.#blockEnds();
     noGrad(() => {
       for (const { name, key, p } of wanted) {
         p.label = name;
@@ -133,6 +135,8 @@ export class Module implements Disposable {
           const target = typeof dtype === "function" ? dtype(name) : dtype;
           p.materialise(t.to({ dtype: target, device, copy: source.exclusive !== true }));
         });
+        const block = lastOf.get(p);
+        if (block !== undefined) blockKeeper()?.loaded(block);
       }
     });
     return this;
@@ -168,8 +172,19 @@ export class Module implements Disposable {
     return this.train(false);
   }
 
+  /** The blocks that this network runs by `throughBlocks` alone: their weights need not be here between their turns. */
+  runsBlocks(): readonly Module[] {
+    return [];
+  }
+  /** The last weight of every block, where somebody keeps blocks. */
+  #blockEnds(): Map<Parameter, Module> {
+    if (blockKeeper() === null) return new Map();
+    return new Map(this.runsBlocks().map((block) => [[...block.namedWeights()].at(-1)?.[1] as Parameter, block]));
+  }
+
   /** Frees the weights. */
   dispose(): void {
+    for (const block of this.runsBlocks()) blockKeeper()?.gone(block);
     for (const [, p] of this.namedWeights()) p.dispose();
   }
   [Symbol.dispose](): void {

@@ -1,12 +1,13 @@
 /**
  * Weights in parts: between its turns a block keeps 1/N of its weights on each of N ranks; they are gathered before it runs
- * and dropped after it (ZeRO-3 without gradients; Wan 4.3, Model Sharding Strategy). Loading still needs room for the whole
- * network once; a block is cut after its first turn.
+ * and dropped after it (ZeRO-3 without gradients; Wan 4.3, Model Sharding Strategy). As the process's keeper of blocks it cuts
+ * each one as soon as it is loaded; a block that came otherwise is cut after its first turn.
  */
 import { noGrad } from "../autograd.ts";
 import type { ProcessGroup } from "../dist.ts";
 import { type DType, itemSize } from "../dtype.ts";
-import type { BlockPolicy } from "../nn/blocks.ts";
+import type { BlockKeeper, BlockPolicy } from "../nn/blocks.ts";
+import { Linear } from "../nn/linear.ts";
 import type { Module } from "../nn/module.ts";
 import type { Parameter } from "../nn/parameter.ts";
 import { cat, zeros } from "../ops.ts";
@@ -19,7 +20,7 @@ interface Shard {
   readonly part: Tensor;
 }
 
-export class ShardedWeights implements BlockPolicy, Disposable {
+export class ShardedWeights implements BlockPolicy, BlockKeeper, Disposable {
   readonly #group: ProcessGroup;
   readonly #shards = new Map<Module, readonly Shard[]>();
 
@@ -35,6 +36,8 @@ export class ShardedWeights implements BlockPolicy, Disposable {
   before(block: Module): void {
     const shards = this.#shards.get(block);
     if (shards === undefined) return;
+    // weights that come anew each time are not worth a second copy in another layout
+    for (const [, each] of block.namedModules()) if (each instanceof Linear) each.packs = false;
     noGrad(() =>
       scope(() => {
         for (const { parameters, part } of shards) {
@@ -54,7 +57,15 @@ export class ShardedWeights implements BlockPolicy, Disposable {
     for (const [, p] of block.namedWeights()) p.dispose();
   }
 
-  /** Forgets the network: whose it was, disposes of it. */
+  loaded(block: Module): void {
+    this.after(block);
+  }
+  gone(block: Module): void {
+    for (const { part } of this.#shards.get(block) ?? []) part.dispose();
+    this.#shards.delete(block);
+  }
+
+  /** Forgets all blocks; their networks are disposed of by whoever has them. */
   [Symbol.dispose](): void {
     for (const { part } of [...this.#shards.values()].flat()) part.dispose();
     this.#shards.clear();

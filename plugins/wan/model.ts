@@ -129,6 +129,10 @@ export class WanTransformer extends Module {
     this.proj_out = new Linear(D, config.out_channels * config.patch_size.reduce((a, b) => a * b, 1));
   }
 
+  override runsBlocks(): readonly Module[] {
+    return this.blocks;
+  }
+
   /** -> velocity [B C' T h w]; sides that do not divide into patches are cut. */
   forward({ latents, timestep, text, image }: WanInput, tap?: Tap): Tensor {
     return scope(() => {

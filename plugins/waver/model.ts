@@ -124,6 +124,10 @@ export class WaverTransformer extends Module {
     this.#kinds = layerKinds(p);
   }
 
+  override runsBlocks(): readonly Module[] {
+    return [...this.dual, ...this.single];
+  }
+
   /** -> velocity [B C T H W]; for a refiner x0 - x_n. `taps` collects what blocks give, by name. */
   forward(input: WaverInput, taps?: Map<string, Tensor>): Tensor {
     const { latents, known } = input;

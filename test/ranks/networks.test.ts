@@ -73,6 +73,24 @@ describe("weights in parts", () => {
     for (const { kept } of await holds(2, { network: "wan", heads: 2, size: [2, 4, 6], batch: 1, shard: true }))
       expect(kept).toBeCloseTo(1 / 2, 2);
   });
+  test.each(["wan", "waver"] as const)(
+    "%s: no rank of 4 ever holds all blocks, also while it loads",
+    async (network) => {
+      const of: NetworkCase = { network, heads: 8, size: [2, 4, 6], batch: 1 };
+      for (const { kept, peak, distance, left, largest } of (await onRanks<Record<string, number>>(
+        4,
+        "test/ranks/networks.ts",
+        "loading",
+        of,
+      )) as { kept: number; peak: number; distance: number; left: number; largest: number }[]) {
+        expect(kept).toBeCloseTo(1 / 4, 1);
+        // its quarter, and one block of 3 or 5 while that is cut: whole, in a row, and its part
+        expect(peak).toBeLessThan(network === "wan" ? 1 : 0.85);
+        expect(distance).toBeLessThanOrEqual(64 * 2 ** -24 * largest);
+        expect(left).toBe(0);
+      }
+    },
+  );
   test("each of 4 ranks keeps a quarter of a Waver's blocks", async () => {
     for (const { kept } of await holds(4, { network: "waver", heads: 2, size: [2, 4, 6], batch: 1, shard: true }))
       expect(kept).toBeCloseTo(1 / 4, 2);

@@ -1,14 +1,19 @@
 /** What networks.test.ts runs in every rank: whole networks over spread tokens, and with their weights in parts. */
 import {
+  allocatedBytes,
+  emptyCache,
   Generator,
   Mesh,
   type Module,
   normal_,
+  peakBytes,
   randn,
+  resetPeakBytes,
   type SequenceMode,
   SequenceParallel,
   ShardedWeights,
   scope,
+  setBlockKeeper,
   type Tensor,
   tensor,
   withBlockPolicy,
@@ -115,6 +120,35 @@ export const cases = {
       withBlockPolicy(weights, spread);
       const kept = weights.bytes / net.blockBytes();
       return { ...result, sharded: far(withBlockPolicy(weights, spread)), kept };
+    });
+  },
+
+  /** A network loaded where blocks are cut: memory it takes for its blocks beside what they take whole, the same again when loading peaked, and the distance of its output. */
+  loading: ({ store, world }: Rank, of: NetworkCase) => {
+    using generator = new Generator(11);
+    using mesh = new Mesh(store, world);
+    return scope(() => {
+      using whole = build(of, generator);
+      using again = new Generator(11);
+      using other = build(of, again);
+      const expected = whole.forward();
+      const source = whole.module.stateDict();
+      using weights = new ShardedWeights(mesh.sequence);
+      other.module.dispose();
+      emptyCache();
+      const blocks = whole.blockBytes();
+      const rest = whole.module.bytes("float32") - blocks;
+      const before = allocatedBytes();
+      resetPeakBytes();
+      setBlockKeeper(weights);
+      other.module.load({ keys: source.keys(), get: (key) => (source.get(key) as Tensor).detach() });
+      const kept = (allocatedBytes() - before - rest) / blocks;
+      const peak = (peakBytes() - before - rest) / blocks;
+      const spread = withBlockPolicy(weights, () => withTokenPolicy(new SequenceParallel(mesh), other.forward));
+      const distance = spread.sub(expected).abs().max().item();
+      other.module.dispose();
+      setBlockKeeper(null);
+      return { kept, peak, distance, left: weights.bytes, largest: expected.abs().max().item() };
     });
   },
 
