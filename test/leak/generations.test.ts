@@ -31,57 +31,62 @@ function slope(y: readonly number[]): number {
   return above / below;
 }
 
-test(`${COUNT} warm generations after ${WARM} leave nothing behind`, async () => {
-  const home = mkdtempSync(join(tmpdir(), "waver-warm-"));
-  const config = await loadConfig({ from: home, env: { HOME: home, XDG_CONFIG_HOME: home }, set: { home } });
-  const load = (): ReturnType<typeof buildRegistry> => buildRegistry({ config, signal: new AbortController().signal });
-  let last: FromRunner | undefined;
-  const runner = new Runner({
-    ...{ role: "device", device: "cpu", plugin: null, config, registry: await load(), reload: load },
-    link: {
-      send: (message) => {
-        if (message.type === "done" || message.type === "failed") last = message;
-      },
-      use: async () => expect.unreachable(),
-      submit: async () => expect.unreachable(),
-    },
-  });
-  const rss: number[] = [];
-  const counts: [number, number][] = [];
-  try {
-    for (let n = 0; n < WARM + COUNT; n++) {
-      await runner.run({
-        ...{ type: "run", lease: leaseOf(n), operation: "generate", workDir: join(home, "work", String(n)) },
-        input: {
-          ...{ model: MODEL, prompt: `a cat, take ${n % 7}`, seed: n, maxTokens: 16 },
-          ...{ width: 64, height: 64, numFrames: 9, numSteps: 6 },
+test(
+  `${COUNT} warm generations after ${WARM} leave nothing behind`,
+  async () => {
+    const home = mkdtempSync(join(tmpdir(), "waver-warm-"));
+    const config = await loadConfig({ from: home, env: { HOME: home, XDG_CONFIG_HOME: home }, set: { home } });
+    const load = (): ReturnType<typeof buildRegistry> =>
+      buildRegistry({ config, signal: new AbortController().signal });
+    let last: FromRunner | undefined;
+    const runner = new Runner({
+      ...{ role: "device", device: "cpu", plugin: null, config, registry: await load(), reload: load },
+      link: {
+        send: (message) => {
+          if (message.type === "done" || message.type === "failed") last = message;
         },
-      });
-      if (last?.type !== "done") throw new Error(JSON.stringify(last));
-      rmSync(join(home, "work", String(n)), { recursive: true });
-      if (n < WARM) continue;
-      Bun.gc(true);
-      counts.push([liveTensors(), allocatedBytes()]);
-      rss.push(process.memoryUsage.rss());
+        use: async () => expect.unreachable(),
+        submit: async () => expect.unreachable(),
+      },
+    });
+    const rss: number[] = [];
+    const counts: [number, number][] = [];
+    try {
+      for (let n = 0; n < WARM + COUNT; n++) {
+        await runner.run({
+          ...{ type: "run", lease: leaseOf(n), operation: "generate", workDir: join(home, "work", String(n)) },
+          input: {
+            ...{ model: MODEL, prompt: `a cat, take ${n % 7}`, seed: n, maxTokens: 16 },
+            ...{ width: 64, height: 64, numFrames: 9, numSteps: 6 },
+          },
+        });
+        if (last?.type !== "done") throw new Error(JSON.stringify(last));
+        rmSync(join(home, "work", String(n)), { recursive: true });
+        if (n < WARM) continue;
+        Bun.gc(true);
+        counts.push([liveTensors(), allocatedBytes()]);
+        rss.push(process.memoryUsage.rss());
+      }
+    } finally {
+      await runner[Symbol.asyncDispose]();
+      rmSync(home, { recursive: true, force: true });
     }
-  } finally {
-    await runner[Symbol.asyncDispose]();
-    rmSync(home, { recursive: true, force: true });
-  }
-  const grows = slope(rss);
-  console.log(
-    JSON.stringify({
-      id: "generations",
-      warm: WARM,
-      count: COUNT,
-      live: counts.at(-1)?.[0],
-      bytes: counts.at(-1)?.[1],
-      rssSlopeMB: grows / 1e6,
-      rssMB: [rss[0], rss.at(-1)].map((b) => Math.round((b ?? 0) / 1e6)),
-    }),
-  );
-  expect(new Set(counts.map(String)).size).toBe(1);
-  expect(leaked()).toBe(0);
-  // Ten are too few to tell a slope from noise.
-  if (isLong) expect(grows).toBeLessThan(SLOPE);
-}, isLong ? 3600_000 : 600_000);
+    const grows = slope(rss);
+    console.log(
+      JSON.stringify({
+        id: "generations",
+        warm: WARM,
+        count: COUNT,
+        live: counts.at(-1)?.[0],
+        bytes: counts.at(-1)?.[1],
+        rssSlopeMB: grows / 1e6,
+        rssMB: [rss[0], rss.at(-1)].map((b) => Math.round((b ?? 0) / 1e6)),
+      }),
+    );
+    expect(new Set(counts.map(String)).size).toBe(1);
+    expect(leaked()).toBe(0);
+    // Ten are too few to tell a slope from noise.
+    if (isLong) expect(grows).toBeLessThan(SLOPE);
+  },
+  isLong ? 3600_000 : 600_000,
+);
