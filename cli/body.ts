@@ -9,7 +9,8 @@ type Bag = Record<string, unknown>;
 /** A flag or an argument in the order in which it was typed. */
 export type Token =
   | { readonly type: "flag"; readonly flag: string; readonly input: string }
-  | { readonly type: "arg"; readonly arg: string; readonly input: string };
+  /** Of a list that words fill, oclif names the argument for the first word alone. */
+  | { readonly type: "arg"; readonly arg: string | undefined; readonly input: string };
 
 export interface Given {
   readonly tokens: readonly Token[];
@@ -24,8 +25,8 @@ export function bodyOf(shape: Shape, { tokens, base, cwd }: Given): Bag {
   const fields = new Map(shape.fields.map((field) => [field.flag, field]));
   const started = new Set<string>();
   for (const token of tokens) {
-    const name = token.type === "flag" ? token.flag : token.arg;
-    const field = fields.get(name);
+    const name = token.type === "flag" ? token.flag : (token.arg ?? shape.positional.at(-1)?.flag);
+    const field = fields.get(name ?? "");
     if (field !== undefined) put(body, field, token, started, shape.root, cwd);
   }
   for (const slot of shape.slots) {

@@ -275,7 +275,7 @@ describe("with a daemon", () => {
       join(cwd, "cut", "diffusion_pytorch_model.safetensors"),
       Buffer.concat([length, Buffer.from(header), Buffer.alloc(100)]),
     );
-    await makeClip(join(cwd, "good.mp4"), [{ source: "testsrc2=s=160x90:r=25", seconds: 1 }]);
+    await makeClip(join(cwd, "good.mp4"), [{ source: "testsrc2=s=160x90:r=25", seconds: 1.5 }]);
     const cases: [string[], string, RegExp][] = [
       [["curate", "empty.mp4", "--set.name", "a"], "media_empty", /empty\.mp4/],
       [["curate", "text.mp4", "--set.name", "a"], "media_unreadable", /text\.mp4/],
@@ -295,6 +295,15 @@ describe("with a daemon", () => {
       expect(ran.err.trim().split("\n").length).toBeLessThanOrEqual(2);
     }
     expect(existsSync(join(cwd, "out"))).toBe(false);
+    // All words count, and a file that cannot be used is a line of the result.
+    const mixed = await waver("curate", "good.mp4", "text.mp4", "empty.mp4", "missing", "--set.name", "b", "--json");
+    const { output } = jsonLines(mixed.out).at(-1) as { output: { sources: { error?: { code: string } }[] } };
+    expect(output.sources.map(({ error }) => error?.code)).toEqual([
+      undefined,
+      "media_unreadable",
+      "media_empty",
+      "media_missing",
+    ]);
     // A selector that takes no recipe is none the worse for being the only one.
     expect(
       await waver("curate", "good.mp4", "--set.name", "a", "--selectors", "dedup", "--min-seconds", "1"),

@@ -2,6 +2,7 @@ import { afterEach, beforeEach, expect, test } from "bun:test";
 import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { WaverError } from "../plugins/errors.ts";
 import { handDown, type LoadConfigOptions, loadConfig } from "./config.ts";
 import { socketPath } from "./socket.ts";
 
@@ -75,6 +76,24 @@ test("children get the same configuration; those of third parties no secrets", a
     plugin: { mine: { a: 1 } },
     home: config.home,
   });
+});
+
+test("a file that cannot be read is named, in one sentence", async () => {
+  const broken = {
+    "waver.config.json": '{ "workers": ',
+    ".waverrc.yaml": "workers: [",
+    "waver.config.ts": 'throw new Error("boo")',
+  };
+  for (const [name, text] of Object.entries(broken)) {
+    await Bun.write(join(folder, name), text);
+    const error = await loadConfig({ from: folder, env: { XDG_CONFIG_HOME: folder } }).then(
+      () => null,
+      (reason: unknown) => reason as WaverError,
+    );
+    expect([error?.code, error?.message]).toEqual(["invalid_input", expect.stringContaining(join(folder, name))]);
+    expect(error?.message).not.toContain("\n");
+    await rm(join(folder, name));
+  }
 });
 
 test("a socket's path is one the kernel takes", () => {

@@ -169,8 +169,23 @@ async function searched(folder: string, upwards: boolean): Promise<{ where: stri
     searchPlaces: PLACES,
     ...(upwards ? { stopDir: homedir(), searchStrategy: "global" } : { searchStrategy: "none" }),
   });
-  const result = await explorer.search(folder);
+  const result = await explorer.search(folder).catch((error: unknown) => {
+    throw unreadable(error, folder);
+  });
   return { where: result?.filepath ?? folder, value: result === null || result.isEmpty ? {} : result.config };
+}
+
+/** Of a file that is no JSON or YAML, or whose code throws, its name and the first line of what is wrong. */
+function unreadable(error: unknown, folder: string): WaverError {
+  const { message, filepath } = error as { message: string; filepath?: string };
+  const lines = message.split("\n").map((line) => line.trim());
+  const [, file, reason] = /^(?:JSON|YAML) Error in (.*?):\s*(.*)$/.exec(lines.join(" ")) ?? [];
+  const where = file ?? filepath ?? `or above ${folder}`;
+  const why = (reason ?? lines[0] ?? "").split(/ {2,}| \d+ \| /)[0];
+  return new WaverError("invalid_input", `the configuration in ${where} cannot be read: ${why}`, {
+    cause: error,
+    hint: "mend that file, or remove it",
+  });
 }
 
 function check(where: string, value: unknown): void {
