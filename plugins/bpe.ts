@@ -6,11 +6,10 @@
  * the two to each other.
  */
 import { existsSync, readFileSync } from "node:fs";
-import { createRequire } from "node:module";
 import { join } from "node:path";
-import type { Tokenizer as Published } from "tokenizers";
 import { z } from "zod";
 import { WaverError } from "./errors.ts";
+import { AddedTokens, LiteralTokens, type Published, published, wordsOf } from "./tokenizers.ts";
 
 const Special = z.object({ SpecialToken: z.object({ id: z.string() }) });
 const Processor = z.looseObject({
@@ -20,18 +19,7 @@ const Processor = z.looseObject({
 });
 
 const TokenizerFile = z.object({
-  added_tokens: z
-    .array(
-      z.object({
-        id: z.int(),
-        content: z.string().min(1),
-        single_word: z.boolean().default(false),
-        lstrip: z.boolean().default(false),
-        rstrip: z.boolean().default(false),
-        special: z.boolean().default(false),
-      }),
-    )
-    .default([]),
+  added_tokens: AddedTokens,
   post_processor: Processor.nullish(),
   model: z.object({
     type: z.literal("BPE", { error: "the tokenizer is no BPE model" }),
@@ -51,38 +39,13 @@ const CACHE = { pieces: 10_000, length: 64 } as const;
 /** Above every vocabulary: a pair of ids, and a rank with a place, are each one number. */
 const BASE = 2 ** 26;
 
-/** The library is a native module: where it does not load, that is what the user hears, not an import's stack. */
-function published(text: string): Published {
-  let library: typeof import("tokenizers");
-  try {
-    library = createRequire(import.meta.url)("tokenizers") as typeof import("tokenizers");
-  } catch (cause) {
-    throw new WaverError(
-      "tool_missing",
-      `the package tokenizers does not load on ${process.platform} ${process.arch}`,
-      {
-        cause,
-        hint: "run waver doctor; the package has builds for Linux, macOS, Windows and Android",
-      },
-    );
-  }
-  try {
-    return library.Tokenizer.fromString(text);
-  } catch (cause) {
-    throw new WaverError("checkpoint_invalid", `tokenizer.json is not what its library reads: ${String(cause)}`, {
-      cause,
-    });
-  }
-}
-
 export class BpeTokenizer {
   readonly #published: Published;
   readonly #vocabulary: ReadonlyMap<string, number>;
   /** Two ids -> rank and id of what they become. */
   readonly #merges = new Map<number, { rank: number; id: number }>();
-  readonly #added: ReadonlyMap<string, number>;
+  readonly #literal: LiteralTokens;
   readonly #special: ReadonlySet<number>;
-  readonly #split: RegExp | undefined;
   readonly #suffix: string;
   readonly #unknown: number | undefined;
   readonly #ignoreMerges: boolean;
@@ -125,15 +88,9 @@ export class BpeTokenizer {
       const [left, right, id] = ids as [number, number, number];
       this.#merges.set(left * BASE + right, { rank, id });
     }
-    this.#added = new Map(added_tokens.map(({ content, id }) => [content, id]));
+    this.#literal = new LiteralTokens(added_tokens);
     this.#special = new Set(added_tokens.filter(({ special }) => special).map(({ id }) => id));
     this.#unknown = model.unk_token == null ? undefined : this.id(model.unk_token);
-    const longestFirst = added_tokens.toSorted((a, b) => b.content.length - a.content.length);
-    const patterns = longestFirst.map(({ content, lstrip, rstrip, single_word }) => {
-      const word = single_word ? "\\b" : "";
-      return `${lstrip ? "\\s*" : ""}${word}(?:${content.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")})${word}${rstrip ? "\\s*" : ""}`;
-    });
-    this.#split = patterns.length === 0 ? undefined : new RegExp(`(${patterns.join("|")})`, "gu");
     this.#around = this.#template(post_processor ?? undefined);
   }
 
@@ -154,7 +111,7 @@ export class BpeTokenizer {
 
   /** Id of a token by its name. */
   id(token: string): number {
-    const id = this.#added.get(token) ?? this.#vocabulary.get(token);
+    const id = this.#literal.id(token) ?? this.#vocabulary.get(token);
     if (id === undefined) throw new WaverError("checkpoint_invalid", `tokenizer.json has no token ${token}`);
     return id;
   }
@@ -164,11 +121,7 @@ export class BpeTokenizer {
    * post-processor does (nothing in Qwen's).
    */
   encode(text: string, { around = true }: { around?: boolean } = {}): number[] {
-    const parts = this.#split === undefined ? [text] : text.split(this.#split);
-    const ids = parts.flatMap((part, i) => {
-      const added = i % 2 === 1 ? this.#added.get(part.trim()) : undefined;
-      return added === undefined ? this.#encodePlain(part) : [added];
-    });
+    const ids = this.#literal.encode(text, (part) => this.#encodePlain(part));
     return around ? [...this.#around.before, ...ids, ...this.#around.after] : ids;
   }
 
@@ -183,12 +136,7 @@ export class BpeTokenizer {
 
   #encodePlain(text: string): number[] {
     if (text === "") return [];
-    const normal = this.#published.getNormalizer()?.normalizeString(text) ?? text;
-    const words = this.#published
-      .getPreTokenizer()
-      ?.preTokenizeString(normal)
-      .map(([word]) => word) ?? [normal];
-    return words.flatMap((word) => this.#word(word));
+    return wordsOf(this.#published, text).flatMap((word) => this.#word(word));
   }
 
   #word(word: string): readonly number[] {

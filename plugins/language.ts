@@ -146,6 +146,16 @@ export function choiceOf(
   };
 }
 
+/** Refuses what would run past the last position that a model was trained on. */
+export function checkRoom(what: string, tokens: number, maxTokens: number, positions: number, hint: string): void {
+  if (tokens + maxTokens > positions)
+    throw new WaverError(
+      "too_large",
+      `${what} takes ${tokens} tokens with its instruction, and ${maxTokens} are kept for the answer; the model takes ${positions}`,
+      { hint },
+    );
+}
+
 /** Follows the writing of one answer to its end; cancelled within a token. */
 export async function written(
   steps: Iterable<readonly (number | null)[]>,

@@ -5,7 +5,7 @@ import { BpeTokenizer } from "../bpe.ts";
 import { ChatTemplate } from "../chat.ts";
 import { spreadFrames } from "../frames.ts";
 import { type Caption, type ClipFrames, type Context, type FrameBatch, WaverError } from "../index.ts";
-import { choiceOf, type Generation, readGeneration, type WritingOptions, written } from "../language.ts";
+import { checkRoom, choiceOf, type Generation, readGeneration, type WritingOptions, written } from "../language.ts";
 import { loadModel } from "./checkpoint.ts";
 import type { Qwen25VL } from "./model.ts";
 import { type ProcessorConfig, readConfig, readProcessor, type VLConfig } from "./params.ts";
@@ -49,13 +49,13 @@ export class Captioner implements Disposable {
       this.#tokenizer.encode(text, { around: false }),
       (grid[0] * grid[1] * grid[2]) / merge_size ** 2,
     );
-    const { max_position_embeddings } = this.#config.text;
-    if (ids.length + options.maxTokens > max_position_embeddings)
-      throw new WaverError(
-        "too_large",
-        `the clip has ${ids.length} tokens with its question, and ${options.maxTokens} are kept for the answer; the model takes ${max_position_embeddings}`,
-        { hint: "lower maxFrames or maxTokens" },
-      );
+    checkRoom(
+      "the clip",
+      ids.length,
+      options.maxTokens,
+      this.#config.text.max_position_embeddings,
+      "lower maxFrames or maxTokens",
+    );
     using generator = new Generator(options.seed);
     const steps = this.#model.generate([{ ids, visuals: [{ kind, patches, grid, seconds }] }], {
       ...choiceOf(options, this.#generation),

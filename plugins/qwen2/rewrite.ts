@@ -5,8 +5,8 @@ import { join } from "node:path";
 import { type Device, type DType, Generator } from "../../native/index.ts";
 import { BpeTokenizer } from "../bpe.ts";
 import { ChatTemplate, type Message } from "../chat.ts";
-import { type Context, type Prompt, WaverError, z } from "../index.ts";
-import { choiceOf, type Generation, readGeneration, type WritingOptions, written } from "../language.ts";
+import { type Context, type Prompt, z } from "../index.ts";
+import { checkRoom, choiceOf, type Generation, readGeneration, type WritingOptions, written } from "../language.ts";
 import { plainAnswer, rewritingTask } from "../rewriting.ts";
 import { loadModel } from "./checkpoint.ts";
 import type { CausalLM } from "./model.ts";
@@ -61,12 +61,7 @@ export class Rewriter implements Disposable {
     ctx: Context,
   ): Promise<string> {
     const ids = this.#tokenizer.encode(this.#template.render(messages), { around: false });
-    if (ids.length + maxTokens > this.#maxPositions)
-      throw new WaverError(
-        "too_large",
-        `the prompt to be rewritten has ${ids.length} tokens with its instruction, and ${maxTokens} are kept for the answer; the model takes ${this.#maxPositions}`,
-        { hint: "shorten the prompt, or lower maxTokens" },
-      );
+    checkRoom("the prompt", ids.length, maxTokens, this.#maxPositions, "shorten the prompt, or lower maxTokens");
     using generator = new Generator(seed);
     const steps = this.#model.generate([ids], { ...choice, generator, maxTokens, stop: this.#generation.stop });
     return plainAnswer(this.#tokenizer.decode(await written(steps, this.#generation, ctx)));

@@ -6,23 +6,12 @@
  * `tokenizer.test.ts` holds the two to each other.
  */
 import { existsSync, readFileSync } from "node:fs";
-import { createRequire } from "node:module";
 import { join } from "node:path";
-import type { Tokenizer as Published } from "tokenizers";
 import { WaverError, z } from "../index.ts";
+import { AddedTokens, LiteralTokens, type Published, published, wordsOf } from "../tokenizers.ts";
 
 const TokenizerFile = z.object({
-  added_tokens: z
-    .array(
-      z.object({
-        id: z.int(),
-        content: z.string().min(1),
-        single_word: z.boolean().default(false),
-        lstrip: z.boolean().default(false),
-        rstrip: z.boolean().default(false),
-      }),
-    )
-    .default([]),
+  added_tokens: AddedTokens,
   post_processor: z.unknown(),
   model: z.object({
     type: z.literal("Unigram", { error: "the tokenizer is no unigram model" }),
@@ -35,30 +24,6 @@ const TokenizerFile = z.object({
 /** What an unknown character costs beyond the rarest piece, in log probability (sentencepiece). */
 const UNKNOWN_PENALTY = 10;
 
-/** The library is a native module: where it does not load, that is what the user hears, not an import's stack. */
-function published(text: string): Published {
-  let library: typeof import("tokenizers");
-  try {
-    library = createRequire(import.meta.url)("tokenizers") as typeof import("tokenizers");
-  } catch (cause) {
-    throw new WaverError(
-      "tool_missing",
-      `the package tokenizers does not load on ${process.platform} ${process.arch}`,
-      {
-        cause,
-        hint: "run waver doctor; the package has builds for Linux, macOS, Windows and Android",
-      },
-    );
-  }
-  try {
-    return library.Tokenizer.fromString(text);
-  } catch (cause) {
-    throw new WaverError("checkpoint_invalid", `tokenizer.json is not what its library reads: ${String(cause)}`, {
-      cause,
-    });
-  }
-}
-
 interface Piece {
   readonly id: number;
   readonly score: number;
@@ -67,8 +32,7 @@ interface Piece {
 export class UnigramTokenizer {
   readonly #published: Published;
   readonly #pieces = new Map<string, Piece>();
-  readonly #added: ReadonlyMap<string, number>;
-  readonly #split: RegExp | undefined;
+  readonly #literal: LiteralTokens;
   readonly #unknown: number;
   readonly #unknownScore: number;
   readonly #bytes: readonly number[] | undefined;
@@ -102,13 +66,7 @@ export class UnigramTokenizer {
       (_, byte) => this.#pieces.get(`<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`)?.id,
     );
     this.#bytes = model.byte_fallback && bytes.every((id) => id !== undefined) ? (bytes as number[]) : undefined;
-    this.#added = new Map(added_tokens.map(({ content, id }) => [content, id]));
-    const longestFirst = added_tokens.toSorted((a, b) => b.content.length - a.content.length);
-    const patterns = longestFirst.map(({ content, lstrip, rstrip, single_word }) => {
-      const word = single_word ? "\\b" : "";
-      return `${lstrip ? "\\s*" : ""}${word}(?:${content.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")})${word}${rstrip ? "\\s*" : ""}`;
-    });
-    this.#split = patterns.length === 0 ? undefined : new RegExp(`(${patterns.join("|")})`, "gu");
+    this.#literal = new LiteralTokens(added_tokens);
   }
 
   get vocabularySize(): number {
@@ -122,21 +80,12 @@ export class UnigramTokenizer {
 
   /** Ids of a text, no end token. Tokens of the vocabulary's own (`</s>`, `<extra_id_0>`) are taken literally. */
   encode(text: string): number[] {
-    const parts = this.#split === undefined ? [text] : text.split(this.#split);
-    return parts.flatMap((part, i) => {
-      const added = i % 2 === 1 ? this.#added.get(part.trim()) : undefined;
-      return added === undefined ? this.#encodePlain(part) : [added];
-    });
+    return this.#literal.encode(text, (part) => this.#encodePlain(part));
   }
 
   #encodePlain(text: string): number[] {
     if (text === "") return [];
-    const normal = this.#published.getNormalizer()?.normalizeString(text) ?? text;
-    const words = this.#published
-      .getPreTokenizer()
-      ?.preTokenizeString(normal)
-      .map(([word]) => word) ?? [normal];
-    return words.flatMap((word) => this.#segment(word));
+    return wordsOf(this.#published, text).flatMap((word) => this.#segment(word));
   }
 
   /** The segmentation of highest total score (Viterbi); neighbouring unknown characters count as one piece. */

@@ -5,7 +5,7 @@ import { BpeTokenizer } from "../bpe.ts";
 import { ChatTemplate } from "../chat.ts";
 import { spreadFrames } from "../frames.ts";
 import { type Caption, type ClipFrames, type Context, WaverError } from "../index.ts";
-import { choiceOf, type Generation, readGeneration, type WritingOptions, written } from "../language.ts";
+import { checkRoom, choiceOf, type Generation, readGeneration, type WritingOptions, written } from "../language.ts";
 import { loadModel } from "./checkpoint.ts";
 import type { VideoLlama3 } from "./model.ts";
 import { readConfig, readVideoProcessor, type VideoLlama3Config, type VideoProcessorConfig } from "./params.ts";
@@ -49,13 +49,13 @@ export class Captioner implements Disposable {
     );
     const times = frames.map(({ times }) => (times[0] as number) - input.clip.start);
     const ids = this.#tokens(options.instruction, times, kept);
-    const { max_position_embeddings } = this.#config.text;
-    if (ids.length + options.maxTokens > max_position_embeddings)
-      throw new WaverError(
-        "too_large",
-        `the clip has ${ids.length} tokens with its question, and ${options.maxTokens} are kept for the answer; the model takes ${max_position_embeddings}`,
-        { hint: "lower maxFrames or maxTokens" },
-      );
+    checkRoom(
+      "the clip",
+      ids.length,
+      options.maxTokens,
+      this.#config.text.max_position_embeddings,
+      "lower maxFrames or maxTokens",
+    );
     using generator = new Generator(options.seed);
     const visual = { kind: "video", patches, grid, merge: this.#processor.merge_size, kept } as const;
     const steps = this.#model.generate([{ ids, visuals: [visual] }], {
