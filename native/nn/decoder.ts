@@ -9,6 +9,7 @@ import { arange, op, tensor } from "../ops.ts";
 import { scope } from "../scope.ts";
 import type { Device, Tensor } from "../tensor.ts";
 import { mergeHeads, splitHeads } from "./attention.ts";
+import { throughBlocks } from "./blocks.ts";
 import type { KVCache } from "./cache.ts";
 import { normalInit } from "./init.ts";
 import { Embedding, RMSNorm } from "./layers.ts";
@@ -119,10 +120,8 @@ class DecoderLayer extends Module {
 
   /** x [B S D] -> [B S D] */
   forward(x: Tensor, rope: RopeTable, sight: Sight, layer: number, cache: KVCache | undefined): Tensor {
-    return scope(() => {
-      const y = x.add(this.self_attn.forward(this.input_layernorm.forward(x), rope, sight, layer, cache));
-      return y.add(this.mlp.forward(this.post_attention_layernorm.forward(y)));
-    });
+    const y = x.add(this.self_attn.forward(this.input_layernorm.forward(x), rope, sight, layer, cache));
+    return y.add(this.mlp.forward(this.post_attention_layernorm.forward(y)));
   }
 }
 
@@ -172,11 +171,11 @@ export class CausalDecoder extends Module {
       const past = cache?.length ?? 0;
       const rope = textRope(positions, this.#config, x.device);
       const sight = sightOf(x.size(1), past, real, x.device);
-      let h = x;
-      for (const [i, layer] of this.layers.entries()) {
+      const step = (layer: DecoderLayer, h: Tensor, i: number): Tensor => {
         tap?.(`hidden_states.${i}`, h);
-        h = layer.forward(h, rope, sight, i, cache);
-      }
+        return layer.forward(h, rope, sight, i, cache);
+      };
+      const h = throughBlocks(this.layers, x, step, { keep: tap !== undefined });
       cache?.advance(x.size(1));
       const states = this.norm.forward(h);
       tap?.(`hidden_states.${this.layers.length}`, states);

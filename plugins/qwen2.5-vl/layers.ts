@@ -10,7 +10,6 @@ import {
   mergeHeads,
   RMSNorm,
   type RopeTable,
-  scope,
   segmentedAttention,
   type Tensor,
 } from "../../native/index.ts";
@@ -61,10 +60,8 @@ export class VisionBlock extends Module {
 
   /** x [N D] -> [N D] */
   forward(x: Tensor, rope: RopeTable, segments: readonly number[]): Tensor {
-    return scope(() => {
-      const y = x.add(this.attn.forward(this.norm1.forward(x), rope, segments));
-      return y.add(this.mlp.forward(this.norm2.forward(y)));
-    });
+    const y = x.add(this.attn.forward(this.norm1.forward(x), rope, segments));
+    return y.add(this.mlp.forward(this.norm2.forward(y)));
   }
 }
 

@@ -14,6 +14,7 @@ import {
   scope,
   type Tensor,
   tensor,
+  throughBlocks,
 } from "../../native/index.ts";
 import { WaverError } from "../index.ts";
 import { PatchMerger, VisionBlock } from "./layers.ts";
@@ -84,7 +85,7 @@ export class VisionTower extends Module {
   }
 
   /** Patches of one image or video [N, pixels], units consecutive, and their grid -> tokens [N / merge^2, D_text] in raster order. */
-  forward(patches: Tensor, grid: PatchGrid, tap: Tap = () => undefined): Tensor {
+  forward(patches: Tensor, grid: PatchGrid, tap?: Tap): Tensor {
     const {
       spatial_merge_size: merge,
       patch_size,
@@ -110,18 +111,24 @@ export class VisionTower extends Module {
           .flatten(0, 1);
       const rope = ropeOfPatches(plan, hidden_size / num_heads, rope_theta, device);
       const embedded = this.patch_embed.forward(patches.to(this.patch_embed.proj.weight.dtype));
-      tap("patch_embed", embedded);
-      let h = inOrder(embedded, plan.order, merge ** 2);
-      for (const [i, block] of this.blocks.entries()) {
-        h = block.forward(h, rope, fullatt_block_indexes.includes(i) ? plan.frames : plan.windows);
-        tap(`block.${i}`, h);
-      }
+      tap?.("patch_embed", embedded);
+      const start = inOrder(embedded, plan.order, merge ** 2);
+      const h = throughBlocks(
+        this.blocks,
+        start,
+        (block, x, i) => {
+          const y = block.forward(x, rope, fullatt_block_indexes.includes(i) ? plan.frames : plan.windows);
+          tap?.(`block.${i}`, y);
+          return y;
+        },
+        { keep: tap !== undefined },
+      );
       const back = new Array<number>(plan.order.length);
       plan.order.forEach((unit, at) => {
         back[unit] = at;
       });
       const merged = inOrder(this.merger.forward(h), back, 1);
-      tap("merged", merged);
+      tap?.("merged", merged);
       return merged;
     });
   }

@@ -9,7 +9,6 @@ import {
   Module,
   mergeHeads,
   type RopeTable,
-  scope,
   segmentedAttention,
   splitHeads,
   type Tensor,
@@ -60,9 +59,7 @@ export class VisionLayer extends Module {
 
   /** x [1 N D] -> [1 N D] */
   forward(x: Tensor, rope: RopeTable, frames: readonly number[]): Tensor {
-    return scope(() => {
-      const y = x.add(this.self_attn.forward(this.layer_norm1.forward(x), rope, frames));
-      return y.add(this.mlp.fc2.forward(this.mlp.fc1.forward(this.layer_norm2.forward(y)).gelu("tanh")));
-    });
+    const y = x.add(this.self_attn.forward(this.layer_norm1.forward(x), rope, frames));
+    return y.add(this.mlp.fc2.forward(this.mlp.fc1.forward(this.layer_norm2.forward(y)).gelu("tanh")));
   }
 }

@@ -13,6 +13,7 @@ import {
   ropeOfPatches,
   scope,
   type Tensor,
+  throughBlocks,
 } from "../../native/index.ts";
 import { WaverError } from "../index.ts";
 import { VisionLayer } from "./layers.ts";
@@ -44,10 +45,10 @@ export class VisionTower extends Module {
     return scope(() => {
       // a convolution over patches that do not overlap is a product
       const { weight, bias } = this.embeddings.patch_embedding;
-      let h = linear(patches.to(weight.dtype), weight.flatten(1), bias).unsqueeze(0);
+      const embedded = linear(patches.to(weight.dtype), weight.flatten(1), bias).unsqueeze(0);
       const rope = this.#positions(grid, merge, patches.device);
       const frames = new Array<number>(T).fill(H * W);
-      for (const layer of this.encoder.layers) h = layer.forward(h, rope, frames);
+      const h = throughBlocks(this.encoder.layers, embedded, (layer, x) => layer.forward(x, rope, frames));
       return scaledDown(this.post_layernorm.forward(h).squeeze(0), grid, merge);
     });
   }
