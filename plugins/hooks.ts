@@ -147,7 +147,7 @@ export const hooks = {
     "pick",
     none,
     local<Denoiser>("a denoiser"),
-    z.object({ classes, tasks: z.array(Task), trainable: z.boolean() }),
+    z.object({ classes, tasks: z.array(Task), trainable: z.boolean(), negativePrompt: z.string().optional() }),
     "a network that denoises latents",
     { portable: false },
   ),

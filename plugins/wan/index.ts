@@ -1,6 +1,10 @@
 /** The diffusion transformer of Wan 2.1 (text, image, first and last frame to video) and Wan 2.2. */
 import { definePlugin, provide, z } from "../index.ts";
 
+/** What Wan's authors keep all their models away from (Wan-Video/Wan2.1, wan/configs/shared_config.py, sample_neg_prompt). */
+const NEGATIVE =
+  "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走";
+
 export default definePlugin({
   name: "wan",
   version: "0.1.0",
@@ -27,7 +31,12 @@ export default definePlugin({
           .optional()
           .describe("a known first frame is held at time 0 (Wan 2.2 TI2V); as MODEL/model_index.json says when absent"),
       }),
-      traits: { classes: ["WanTransformer3DModel"], tasks: ["t2i", "t2v", "i2v", "interpolate"], trainable: true },
+      traits: {
+        classes: ["WanTransformer3DModel"],
+        tasks: ["t2i", "t2v", "i2v", "interpolate"],
+        trainable: true,
+        negativePrompt: NEGATIVE,
+      },
       outlines: true,
       async bytes({ path, dtype }) {
         const { residentBytes } = await import("./denoiser.ts");

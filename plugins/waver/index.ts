@@ -23,7 +23,13 @@ export default definePlugin({
       source: "Waver 2.1, 2.2, Table 1",
       runs: "device",
       options,
-      traits: { classes: ["WaverTransformer3DModel"], tasks: ["t2i", "t2v", "i2v", "interpolate"], trainable: true },
+      traits: {
+        classes: ["WaverTransformer3DModel"],
+        tasks: ["t2i", "t2v", "i2v", "interpolate"],
+        trainable: true,
+        // Waver 4.5, Prompt tagging: the undesirable qualities that captions of the training data end with
+        negativePrompt: "low definition, slow motion",
+      },
       outlines: true,
       async bytes({ path, config, dtype }) {
         const { readParams } = await import("./checkpoint.ts");
