@@ -14,7 +14,7 @@ import {
 } from "../../plugins/index.ts";
 import type { Meter } from "./meter.ts";
 import { type Picture, placePictures, readPictures } from "./pictures.ts";
-import type { Pipeline } from "./pipeline.ts";
+import { negativeOf, type Pipeline } from "./pipeline.ts";
 import { type GenerateInput, type Size, samplesOf } from "./request.ts";
 
 type ImageTokens = NonNullable<DenoiserInput["image"]>;
@@ -62,7 +62,7 @@ export class Conditions implements Disposable {
 
   async #encodeTexts(): Promise<void> {
     const request = this.#request;
-    const texts = [...new Set([...samplesOf(request).map(({ prompt }) => prompt), request.negativePrompt])];
+    const texts = [...new Set([...samplesOf(request).map(({ prompt }) => prompt), negativeOf(request, this.#model)])];
     for (const { name, id, path } of this.#model.texts) {
       const tokenizer = join(this.#model.folder, name.replace("text_encoder", "tokenizer"));
       using use = await this.#ctx.use("encodeText", id, {

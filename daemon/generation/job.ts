@@ -21,7 +21,7 @@ import { Conditions, optionsOf } from "./conditions.ts";
 import { fileDigest } from "./digest.ts";
 import { Experts } from "./experts.ts";
 import type { Meter } from "./meter.ts";
-import { type Pipeline, pathFor } from "./pipeline.ts";
+import { negativeOf, type Pipeline, pathFor } from "./pipeline.ts";
 import { encodePng, writePreview } from "./png.ts";
 import type { GenerateInput, Sample } from "./request.ts";
 import { Shape, shapeOf } from "./shape.ts";
@@ -137,7 +137,7 @@ export class Generation implements Disposable {
       negative: held.keep(
         conditions.texts(
           family,
-          batch.map(() => request.negativePrompt),
+          batch.map(() => negativeOf(request, this.model)),
         ),
       ),
     };
@@ -299,7 +299,7 @@ export class Generation implements Disposable {
           each === undefined ? [] : [[each.name, each.className]],
         ),
       ),
-      ...{ task, prompt, negativePrompt: request.negativePrompt, seed, width, height, numFrames, fps, numSteps },
+      ...{ task, prompt, negativePrompt: negativeOf(request, model), seed, width, height, numFrames, fps, numSteps },
       ...(asked === undefined ? {} : { asked, rewrite: picks["rewrite"] }),
       ...(request.shift === undefined ? {} : { shift: request.shift }),
       ...(request.latents === undefined ? {} : { latents: basename(request.latents) }),

@@ -43,6 +43,8 @@ export interface Pipeline {
   /** Parts that are not the model's own. */
   readonly replaced: readonly Replacement[];
   readonly defaults: Partial<SampleDefaults>;
+  /** What guidance points away from when the request does not say: the model's own word, else its family's. */
+  readonly negativePrompt: string;
 }
 
 /** A file or folder in place of a component's own. */
@@ -56,7 +58,7 @@ const Index = z.record(z.string(), z.unknown());
 const Entry = z.tuple([z.string().nullable(), z.string().nullable()]);
 /** What diffusers keeps beside the components of a pipeline with two denoisers. */
 const Boundary = z.object({ boundary_ratio: z.number().min(0).max(1).nullish() });
-const Ours = z.object({ defaults: SampleDefaults.partial().default({}) });
+const Ours = z.object({ defaults: SampleDefaults.partial().default({}), negativePrompt: z.string().optional() });
 
 /** Opens a folder, or an artefact by digest, with some parts replaced (NAME=PATH each). Reads JSON only. */
 export async function openPipeline(model: string, replacements: readonly string[], ctx: Context): Promise<Pipeline> {
@@ -88,21 +90,25 @@ export async function openPipeline(model: string, replacements: readonly string[
   const texts = inOrder(/^text_encoder(_\d+)?$/);
   const images = parts(/^image_encoder$/);
   const [, second] = entries.boundary === undefined ? [] : inOrder(/^transformer(_\d+)?$/);
+  const family =
+    second === undefined
+      ? one("denoiser", "family", /^transformer(_\d+)?$/)
+      : one("denoiser", "family", /^transformer$/);
+  const { negativePrompt = "" } = ctx.providers("family").find(({ id }) => id === family.id)?.traits ?? {};
   return {
     folder,
     digest: asDigest.success ? asDigest.data : await folderContentDigest(folder, ctx),
     texts: texts.map((entry) => component(entry, ROLES.text)),
     ...(images.length === 0 ? {} : { image: one("image encoder", "image", /^image_encoder$/) }),
+    family,
     ...(second === undefined
-      ? { family: one("denoiser", "family", /^transformer(_\d+)?$/) }
-      : {
-          family: one("denoiser", "family", /^transformer$/),
-          family2: { ...component(second, ROLES.family), from: entries.boundary as number },
-        }),
+      ? {}
+      : { family2: { ...component(second, ROLES.family), from: entries.boundary as number } }),
     codec: one("VAE", "codec", /^vae$/),
     sampler: one("scheduler", "sampler", /^scheduler$/),
     replaced,
     defaults: entries.defaults,
+    negativePrompt: entries.negativePrompt ?? negativePrompt,
   };
 }
 
@@ -110,6 +116,7 @@ interface Entries {
   readonly components: Record<string, string | null>;
   readonly boundary?: number;
   readonly defaults: Partial<SampleDefaults>;
+  readonly negativePrompt: string | undefined;
 }
 
 function readIndex(folder: string): Entries {
@@ -142,7 +149,8 @@ function readIndex(folder: string): Entries {
     if (entry.success) components[name] = entry.data[1];
   }
   const { boundary_ratio } = boundary.data;
-  return { components, ...(boundary_ratio == null ? {} : { boundary: boundary_ratio }), defaults: ours.data.defaults };
+  const { defaults, negativePrompt } = ours.data;
+  return { components, ...(boundary_ratio == null ? {} : { boundary: boundary_ratio }), defaults, negativePrompt };
 }
 
 /** `NAME=PATH` of a request. */
@@ -186,3 +194,9 @@ export function pathFor(component: Component, pickedId: string, hook: LoadingHoo
   const picked = ctx.providers(hook).find(({ id }) => id === pickedId);
   return picked?.traits.classes.includes(component.className) === true ? { path: component.path } : {};
 }
+
+/** What guidance points away from: the request's word, else the model's. */
+export const negativeOf = (
+  { negativePrompt }: { readonly negativePrompt?: string | undefined },
+  model: Pick<Pipeline, "negativePrompt">,
+): string => negativePrompt ?? model.negativePrompt;

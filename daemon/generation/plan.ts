@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import type { Conditioning, Context, Denoiser, Guide, Pick, Picks, TextEncoder } from "../../plugins/index.ts";
 import { optionsOf } from "./conditions.ts";
-import type { Pipeline } from "./pipeline.ts";
+import { negativeOf, type Pipeline } from "./pipeline.ts";
 import { type GenerateInput, samplesOf } from "./request.ts";
 import { type Shape, shapeOf } from "./shape.ts";
 
@@ -137,7 +137,7 @@ class Planner {
   /** Every text goes through every encoder once. What comes out is told to the network. */
   async #texts(family: Denoiser, batch: number): Promise<Conditioning[]> {
     const request = this.#request;
-    const texts = [...new Set([...samplesOf(request).map(({ prompt }) => prompt), request.negativePrompt])];
+    const texts = [...new Set([...samplesOf(request).map(({ prompt }) => prompt), negativeOf(request, this.#model)])];
     const made: Conditioning[] = [];
     for (const component of this.#model.texts) {
       using use = await this.#ctx.outline("encodeText", component.id, {

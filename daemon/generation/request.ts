@@ -17,7 +17,10 @@ const Fields = z.strictObject({
   }),
   prompt: PromptList.optional().meta({ description: "what to show; several prompts make several videos" }),
   promptFile: z.string().optional().meta({ description: "text file with a prompt a line, in place of prompt" }),
-  negativePrompt: z.string().default("").meta({ description: "what not to show; guidance points away from it" }),
+  negativePrompt: z
+    .string()
+    .optional()
+    .meta({ description: "what not to show; guidance points away from it. The model's own when absent" }),
   task: Task.optional().meta({
     description: "t2i, t2v, i2v or interpolate; follows from image, lastImage and numFrames when absent",
   }),
@@ -87,7 +90,7 @@ function* problemsOf(
 ): Generator<[field: keyof z.output<typeof Fields>, problem: string]> {
   const { prompt, promptFile, negativePrompt, numFrames, seconds } = request;
   if ((prompt === undefined) === (promptFile === undefined)) yield ["prompt", "give either prompt or promptFile"];
-  const fields = { prompt: [prompt ?? []].flat(), negativePrompt: [negativePrompt] } as const;
+  const fields = { prompt: [prompt ?? []].flat(), negativePrompt: [negativePrompt ?? ""] } as const;
   for (const [field, texts] of Object.entries(fields) as [keyof typeof fields, readonly string[]][]) {
     const long = texts.find((text) => text.length > MOST_CHARACTERS);
     if (long !== undefined)

@@ -1,6 +1,6 @@
 /** Prompts put through the rewriters that a request picks (Waver 4.6), before anything else is loaded. */
 import { type Context, type Pick, type Picks, Prompt, WaverError } from "../../plugins/index.ts";
-import type { Pipeline } from "./pipeline.ts";
+import { negativeOf, type Pipeline } from "./pipeline.ts";
 import { type GenerateInput, type Sample, samplesOf } from "./request.ts";
 
 export interface Rewritten {
@@ -16,7 +16,7 @@ export async function rewritten(asked: GenerateInput, picks: Picks, model: Pipel
   if (rewriters.length === 0) return { request: asked, samples };
   const texts = [...new Set(samples.map(({ prompt }) => prompt))];
   const seconds = secondsOf(asked, model);
-  const about = { negative: asked.negativePrompt, ...(seconds === undefined ? {} : { seconds }) };
+  const about = { negative: negativeOf(asked, model), ...(seconds === undefined ? {} : { seconds }) };
   const prompts = new Map<string, Prompt>();
   for (const text of texts) {
     const key = `rewrite ${new Bun.CryptoHasher("sha256").update(text).digest("hex")}`;

@@ -216,7 +216,12 @@ async function writePipeline(
   };
   // `generate` makes what the network was trained on when nobody says; a refiner reads what it was trained to undo.
   const own = { trained: { [recipe.component]: picks["objective"] } };
-  await writeIndex(folder, withOwn(index, recipe.component === "transformer" ? { ...own, defaults: shape } : own));
+  const negativePrompt = recipe.negativePrompt ?? (recipe.model === undefined ? "" : undefined);
+  const ours =
+    recipe.component === "transformer"
+      ? { ...own, defaults: shape, ...(negativePrompt === undefined ? {} : { negativePrompt }) }
+      : own;
+  await writeIndex(folder, withOwn(index, ours));
   await Bun.write(join(folder, "recipe.json"), `${JSON.stringify(recipe, null, 2)}\n`);
 }
 

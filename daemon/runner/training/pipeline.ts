@@ -102,12 +102,16 @@ export async function publishFolder(target: string, fill: (folder: string) => Pr
 }
 
 /** Our own part of an index: `defaults` of sampling, and `trained`, what each component was trained by. */
-export const withOwn = (index: Index, own: { defaults?: Partial<SampleDefaults>; trained: object }): Index => {
+export const withOwn = (
+  index: Index,
+  own: { defaults?: Partial<SampleDefaults>; negativePrompt?: string; trained: object },
+): Index => {
   const before = index._waver as { defaults?: object; trained?: object } | undefined;
   return {
     ...index,
     _waver: {
       ...before,
+      ...(own.negativePrompt === undefined ? {} : { negativePrompt: own.negativePrompt }),
       defaults: { ...before?.defaults, ...own.defaults },
       trained: { ...before?.trained, ...own.trained },
     },

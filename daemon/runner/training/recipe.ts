@@ -74,6 +74,10 @@ export const TrainInput = z.strictObject({
     .nullable()
     .default(null)
     .meta({ description: "timestep shift of the sampler in the trained pipeline; the parent's when absent, else 1" }),
+  negativePrompt: z.string().optional().meta({
+    description:
+      "what the model keeps away from when a generation says nothing: the undesirable tags of its captions. Nothing for a network trained from the start; else the starting model's",
+  }),
   sampleSteps: z
     .int()
     .positive()
