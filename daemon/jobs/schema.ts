@@ -3,7 +3,8 @@
  * An older program refuses a newer file rather than guess.
  */
 import type { Database } from "bun:sqlite";
-import { existsSync } from "node:fs";
+import { closeSync, existsSync, fsyncSync, openSync, renameSync, rmSync } from "node:fs";
+import { dirname } from "node:path";
 import { WaverError } from "../../plugins/errors.ts";
 
 const STEPS: readonly string[] = [
@@ -65,8 +66,14 @@ export function migrate(db: Database, file: string, steps: readonly string[] = S
   if (version === steps.length) return;
   if (version > 0) {
     const backup = `${file}.v${version}.backup`;
-    // A backup of an interrupted migration is equal to the one that would be made now.
-    if (!existsSync(backup)) db.run("VACUUM INTO ?", [backup]);
+    // A backup of an interrupted migration is equal to the one that would be made now; half of one is made again.
+    if (!existsSync(backup)) {
+      rmSync(`${backup}.part`, { force: true });
+      db.run("VACUUM INTO ?", [`${backup}.part`]);
+      syncFile(`${backup}.part`);
+      renameSync(`${backup}.part`, backup);
+      syncFile(dirname(backup));
+    }
   }
   db.transaction(() => {
     for (const step of steps.slice(version)) db.run(step);
@@ -75,4 +82,10 @@ export function migrate(db: Database, file: string, steps: readonly string[] = S
       [String(steps.length)],
     );
   }).immediate();
+}
+
+function syncFile(path: string): void {
+  const fd = openSync(path, "r");
+  fsyncSync(fd);
+  closeSync(fd);
 }
