@@ -60,7 +60,7 @@ export const JobView = z.object({
 });
 export type JobView = z.output<typeof JobView>;
 
-/** An event of a job's stream (SSE: id = seq, event = type). `seq` grows by one within a job and is never reused. */
+/** An event of a job's stream (SSE: id = seq, event = type). `seq` grows within a job and is never reused; of older progress only some is kept. */
 export const JobEvent = z.discriminatedUnion("type", [
   z.object({
     type: z.literal("state"),

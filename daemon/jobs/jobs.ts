@@ -20,6 +20,7 @@ import { restore } from "./scheduler.ts";
 import { newState, type SchedulerState } from "./state.ts";
 import { type JobFilter, type JobRow, type JobStore, newRow, toView } from "./store.ts";
 import { DAEMON_LANE, Fleet, WORKER_LANE } from "./supervise.ts";
+import { Upkeep } from "./upkeep.ts";
 
 export interface JobsOptions {
   readonly config: Config;
@@ -44,8 +45,6 @@ export interface Submission {
   readonly priority?: number;
 }
 
-/** How often it is looked whether a full disk has room again, while jobs wait for it. */
-const ROOM_MS = 2_000;
 /** Longest that a query may take before it is cut off: it is a question, not work. */
 const QUERY_MS = 120_000;
 /** A preview is a few hundred kilobytes at most. */
@@ -64,7 +63,7 @@ export class Jobs {
   readonly #closing = new AbortController();
   readonly #reuse: Reuse;
   readonly #room: Room;
-  readonly #roomLooks: ReturnType<typeof setInterval>;
+  readonly #upkeep: Upkeep;
   #age = 0;
   #stopped: Promise<void> | null = null;
 
@@ -117,8 +116,13 @@ export class Jobs {
       fatal: options.fatal,
     });
     this.#dispatch.attach(this.#loop);
-    this.#roomLooks = setInterval(() => void this.#lookForRoom(), ROOM_MS);
-    this.#roomLooks.unref();
+    this.#upkeep = new Upkeep({
+      store,
+      room: this.#room,
+      log,
+      waits: () => [...this.#state.jobs.values()].some(({ held }) => held),
+      roomIsBack: () => this.#loop.post({ type: "room" }),
+    });
   }
 
   /** Takes over what an earlier daemon left: nothing that was accepted is forgotten. */
@@ -135,6 +139,7 @@ export class Jobs {
       await this.#loop.carryOut(restore(this.#state, { row, lane, lastSeq, prepared }, clock()));
     }
     this.#loop.post({ type: "tick" });
+    this.#upkeep.start();
   }
 
   /** Journals a job and answers when that is durable. The same key with the same body gives the same job. */
@@ -324,18 +329,8 @@ export class Jobs {
     return this.#stopped;
   }
 
-  /** Jobs that a full disk stopped go on by themselves. */
-  async #lookForRoom(): Promise<void> {
-    if (![...this.#state.jobs.values()].some(({ held }) => held)) return;
-    try {
-      if (await this.#room.isBack()) this.#loop.post({ type: "room" });
-    } catch (error) {
-      this.#options.log("warn", "room_unknown", { error });
-    }
-  }
-
   async #stop(graceMs: number): Promise<void> {
-    clearInterval(this.#roomLooks);
+    this.#upkeep.stop();
     this.#loop.post({ type: "drain" });
     await this.#loop.idle();
     await this.#fleet.stop(graceMs);

@@ -8,7 +8,14 @@ import { dirname } from "node:path";
 import type { ErrorBody } from "../../plugins/errors.ts";
 import type { JobEvent, JobId, JobState, Progress } from "../wire.ts";
 import { migrate } from "./schema.ts";
-import type { JobChange, JobFilter, JobRow, JobStore, Write } from "./store.ts";
+import type { JobChange, JobFilter, JobRow, JobStore, Retention, Write } from "./store.ts";
+
+const HAS_ENDED = "state IN ('done', 'failed', 'cancelled')";
+const IS_PROGRESS = "json_extract(body, '$.type') = 'progress'";
+/** Events of a job between two times that its older progress is thinned. */
+const THIN_EVERY = 1_000;
+/** Jobs of one pruning transaction: a few milliseconds in which nobody else can write. */
+const PRUNED_AT_ONCE = 200;
 
 /** A row as SQLite keeps it. */
 interface Stored {
@@ -123,11 +130,62 @@ export class Journal implements JobStore {
         this.#db
           .query("INSERT INTO events (job, seq, body) VALUES (?, ?, ?)")
           .run(write.event.job, write.event.seq, JSON.stringify(write.event));
+        if (write.event.seq % THIN_EVERY === 0) this.#thin(write.event.job, write.event.seq);
         return;
       case "releaseChildren":
         this.#db.query("UPDATE jobs SET child_key = NULL WHERE parent = ?").run(write.parent);
         return;
     }
+  }
+
+  /** A job of days has a report every fifth of a second: of older ones each hundredth shows the course as well. */
+  #thin(job: JobId, seq: number): void {
+    this.#db
+      .query(`DELETE FROM events WHERE job = ? AND seq < ? AND seq % 100 <> 0 AND ${IS_PROGRESS}`)
+      .run(job, seq - THIN_EVERY);
+  }
+
+  async prune({ jobs, progressBefore, digests }: Retention): Promise<{ jobs: number; events: number }> {
+    return this.#db
+      .transaction(() => {
+        const old = this.#db
+          .query<{ id: string }, SQLQueryBindings[]>(
+            `SELECT id FROM jobs WHERE ${HAS_ENDED} AND n <= (SELECT n FROM jobs ORDER BY n DESC LIMIT 1 OFFSET ?)
+             AND (parent IS NULL OR parent NOT IN (SELECT id FROM jobs WHERE NOT ${HAS_ENDED})) ORDER BY n LIMIT ?`,
+          )
+          .all(jobs, PRUNED_AT_ONCE);
+        let events = 0;
+        for (const { id } of old) {
+          events += this.#db.query("DELETE FROM events WHERE job = ?").run(id).changes;
+          this.#db.query("DELETE FROM jobs WHERE id = ?").run(id);
+        }
+        const quiet = this.#db
+          .query<{ id: string; finished_at: string }, SQLQueryBindings[]>(
+            `SELECT id, finished_at FROM jobs WHERE ${HAS_ENDED} AND finished_at < ? AND finished_at > ? ORDER BY finished_at LIMIT ?`,
+          )
+          .all(progressBefore, this.#meta("quiet_until") ?? "", PRUNED_AT_ONCE);
+        for (const { id } of quiet)
+          events += this.#db.query(`DELETE FROM events WHERE job = ? AND ${IS_PROGRESS}`).run(id).changes;
+        const last = quiet.at(-1);
+        if (last !== undefined) this.#setMeta("quiet_until", last.finished_at);
+        this.#db
+          .query(
+            "DELETE FROM file_digests WHERE path IN (SELECT path FROM file_digests LIMIT max(0, (SELECT count(*) FROM file_digests) - ?))",
+          )
+          .run(digests);
+        return { jobs: old.length, events };
+      })
+      .immediate();
+  }
+
+  #meta(key: string): string | null {
+    return this.#db.query<{ value: string }, [string]>("SELECT value FROM meta WHERE key = ?").get(key)?.value ?? null;
+  }
+
+  #setMeta(key: string, value: string): void {
+    this.#db
+      .query("INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value")
+      .run(key, value);
   }
 
   #insert(job: JobRow): void {

@@ -24,6 +24,8 @@ import type { JobChange, JobRow } from "./store.ts";
 /** A job that does not answer a cancel within this time loses its process. */
 const CANCEL_GRACE_MS = 10_000;
 const MAX_RECENT = 256;
+/** Log lines of one job that are kept in one life of the daemon. */
+const MAX_LOGGED = 10_000;
 
 /** Takes a job of the journal over at start. A job that was running has lost its process: it is queued for its next attempt. */
 export function restore(state: SchedulerState, found: Found, clock: Clock): Decision[] {
@@ -80,8 +82,11 @@ class Step {
       }
       case "log": {
         const live = this.#holder(event.lease, "log");
-        if (live === null) return;
-        this.#event(live, { type: "log", level: event.level, event: event.event, fields: { ...event.fields } });
+        if (live === null || live.logged > MAX_LOGGED) return;
+        live.logged += 1;
+        if (live.logged > MAX_LOGGED)
+          this.#event(live, { type: "log", level: "warn", event: "log_is_full", fields: { lines: MAX_LOGGED } });
+        else this.#event(live, { type: "log", level: event.level, event: event.event, fields: { ...event.fields } });
         return;
       }
       case "finished": {
@@ -140,6 +145,7 @@ class Step {
       // The journal keeps why: a daemon that was started again waits for room as its forerunner did.
       held: row.state === "queued" && row.error?.code === "disk_full",
       pauses: 0,
+      logged: 0,
       advanced: false,
       waiting: [],
       answer: null,

@@ -35,6 +35,8 @@ export interface Live {
   held: boolean;
   /** Times in a row that it was held without getting further. */
   pauses: number;
+  /** Log lines so far: a plugin that never stops talking must not fill the journal. */
+  logged: number;
   /** Progress was made beyond every earlier attempt. */
   advanced: boolean;
   /** Children that it waits for. While there is one, the job does not count against its lane. */

@@ -77,7 +77,19 @@ export interface JobFilter {
   readonly limit: number;
 }
 
+/** What of the past is kept. Nothing of a job that is not terminal, or whose parent is not, is ever pruned. */
+export interface Retention {
+  /** Jobs, the newest. */
+  readonly jobs: number;
+  /** Progress of jobs that ended before this ISO time is dropped; their states and log lines stay. */
+  readonly progressBefore: string;
+  /** Remembered digests of files: a cache. */
+  readonly digests: number;
+}
+
 export interface JobStore extends AsyncDisposable {
+  /** Drops a limited amount of what is older; call again while it says that there was something. */
+  prune(retention: Retention): Promise<{ readonly jobs: number; readonly events: number }>;
   /** All writes or none; durable when the promise resolves. A rejection means that the disk can no longer be trusted. */
   commit(writes: readonly Write[]): Promise<void>;
   job(id: JobId): Promise<JobRow | null>;
