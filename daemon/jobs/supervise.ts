@@ -5,6 +5,7 @@
  */
 
 import { rmSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import type { Ranks } from "../../plugins/define.ts";
 import { toWaverError, WaverError } from "../../plugins/errors.ts";
@@ -42,6 +43,8 @@ export const pluginLane = (plugin: string): Lane => `plugin:${plugin}`;
 /** Where processes that work on one job are found again; to the scheduler such a job is one of the device. */
 export const ranksLane = (ranks: Ranks): Lane => `ranks:${JSON.stringify(ranks)}`;
 
+/** Ranks on a CPU of fewer cores: to try what will run elsewhere. */
+const MOST_ON_CPU = 8;
 /** Starts in a row that never became ready, after which a lane gives up for a while. */
 const MAX_FAILED_STARTS = 3;
 const GIVE_UP_MS = 30_000;
@@ -145,20 +148,29 @@ export class Fleet {
 
   status(): Pick<Status, "runners" | "workers"> {
     const crew = this.#crew(DEVICE_LANE);
-    const runner = [...crew.processes].find((each) => !each.isGone);
-    const workers = [...this.#crews].flatMap(([lane, each]) => (lane === DEVICE_LANE ? [] : [...each.processes]));
+    const row = (crew: Crew, runner: RunnerProcess | undefined, device: string): Status["runners"][number] => ({
+      device,
+      pid: runner?.pid ?? null,
+      state: runnerState(crew, runner),
+      restarts: crew.restarts,
+      rssBytes: runner?.rssBytes ?? 0,
+      resident: runner?.resident ?? [],
+      job: [...((runner?.group?.leader ?? runner)?.jobs.keys() ?? [])][0] ?? null,
+    });
+    const single = row(
+      crew,
+      [...crew.processes].find((each) => !each.isGone),
+      this.#options.device,
+    );
+    const ranks = [...this.#crews.values()].flatMap((crew) =>
+      [...crew.processes].flatMap((each) => {
+        const { ranks, device } = each.args;
+        return ranks === undefined ? [] : [row(crew, each, `${device} (rank ${ranks.rank} of ${ranks.count})`)];
+      }),
+    );
+    const workers = this.processes().filter((each) => each.args.role === "worker");
     return {
-      runners: [
-        {
-          device: this.#options.device,
-          pid: runner?.pid ?? null,
-          state: runnerState(crew, runner),
-          restarts: crew.restarts,
-          rssBytes: runner?.rssBytes ?? 0,
-          resident: runner?.resident ?? [],
-          job: runner === undefined ? null : ([...runner.jobs.keys()][0] ?? null),
-        },
-      ],
+      runners: [single, ...ranks],
       workers: { size: this.#options.workers, busy: workers.filter((each) => each.busy || each.jobs.size > 0).length },
     };
   }
@@ -198,6 +210,15 @@ export class Fleet {
   /** As many processes as there are ranks; the first of them takes the job. */
   #startRanks(lane: Lane, crew: Crew): RunnerProcess {
     const ranks = JSON.parse(lane.slice("ranks:".length)) as Ranks;
+    const most = Math.max(MOST_ON_CPU, availableParallelism());
+    if (this.#options.device === "cpu" && ranks.count > most)
+      throw new WaverError(
+        "invalid_input",
+        `ranks ${ranks.count} are more than the ${most} that share this CPU at most`,
+        {
+          hint: "use fewer ranks",
+        },
+      );
     this.#makeRoom(lane);
     const group = new RankGroup();
     for (let rank = 0; rank < ranks.count; rank++) {
@@ -344,7 +365,8 @@ const laneOf = (args: RunnerArguments): Lane =>
 const withoutRank = ({ rank: _, ...ranks }: NonNullable<RunnerArguments["ranks"]>): Ranks => ranks;
 
 function runnerState(crew: Crew, runner: RunnerProcess | undefined): Status["runners"][number]["state"] {
-  if (runner !== undefined) return !runner.isReady ? "starting" : runner.jobs.size > 0 ? "busy" : "idle";
+  if (runner !== undefined)
+    return !runner.isReady ? "starting" : (runner.group?.leader ?? runner).jobs.size > 0 ? "busy" : "idle";
   if (crew.failedStarts >= MAX_FAILED_STARTS) return "broken";
   return crew.notBefore > performance.now() ? "restarting" : "stopped";
 }

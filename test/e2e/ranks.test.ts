@@ -3,13 +3,14 @@
  * them leads to; where they listen.
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { rmSync } from "node:fs";
+import { readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { type Client, createClient } from "../../daemon/client.ts";
 import { findFfmpeg } from "../../daemon/media/ffmpeg.ts";
 import type { JobEvent, JobView } from "../../daemon/wire.ts";
 import { Generator, openSafetensors, randn, saveSafetensors, scope, setThreads } from "../../native/index.ts";
 import { eventually, temporaryHome } from "../support/daemon.ts";
+import { LOOPBACK_IN_PROC, listening } from "../support/ranks.ts";
 import { tinyPipeline } from "../support/tiny-pipeline.ts";
 
 const ROOT = join(import.meta.dir, "../..");
@@ -23,6 +24,11 @@ let daemon: Bun.Subprocess<"ignore", "pipe", "inherit">;
 beforeAll(async () => {
   setThreads(1);
   waver = await tinyPipeline(join(home, "tiny"));
+  await start();
+  client = createClient({ home });
+});
+
+async function start(): Promise<void> {
   daemon = Bun.spawn([process.execPath, join(ROOT, "daemon/main.ts"), "--home", home], {
     cwd: home,
     env: {
@@ -34,8 +40,7 @@ beforeAll(async () => {
   });
   const { value } = await daemon.stdout.getReader().read();
   expect(JSON.parse(new TextDecoder().decode(value))).toMatchObject({ ready: true });
-  client = createClient({ home });
-});
+}
 
 afterAll(async () => {
   daemon.kill("SIGTERM");
@@ -128,36 +133,25 @@ test("LoRAs are on every rank, and off again for the next job", async () => {
   expect(await generated("wan", { ...replicas, lora: specs })).toEqual(alone);
 });
 
-interface Listener {
-  readonly address: string;
-  readonly pid: number;
-}
-/** TCP listeners of processes below the daemon. */
-function listeners(): Listener[] {
-  const text = Bun.spawnSync(["ss", "-ltnpH"]).stdout.toString();
-  const ranks = ranksOf().map(({ pid }) => pid);
-  return text
-    .split("\n")
-    .flatMap((line) =>
-      [...line.matchAll(/pid=(\d+)/g)].map(([, pid]) => ({ address: line.split(/\s+/)[3] ?? "", pid: Number(pid) })),
-    )
-    .filter(({ pid }) => ranks.includes(pid));
-}
 /** Processes of the daemon that are ranks, by their command lines. */
 function ranksOf(): { pid: number; rank: number }[] {
-  const children = Bun.spawnSync(["ps", "-eo", "pid=,ppid=,args="]).stdout.toString().split("\n");
-  return children.flatMap((line) => {
-    const [, pid, parent, args] = /^\s*(\d+)\s+(\d+)\s+(.*)$/.exec(line) ?? [];
-    const rank = /"rank":(\d+)/.exec(args ?? "")?.[1];
-    return Number(parent) === daemon.pid && rank !== undefined ? [{ pid: Number(pid), rank: Number(rank) }] : [];
+  return readdirSync("/proc").flatMap((name) => {
+    if (!/^\d+$/.test(name)) return [];
+    try {
+      const parent = /^\d+ \(.*\) \S (\d+)/.exec(readFileSync(`/proc/${name}/stat`, "utf8"))?.[1];
+      const rank = /"rank":(\d+)/.exec(readFileSync(`/proc/${name}/cmdline`, "utf8"))?.[1];
+      return Number(parent) === daemon.pid && rank !== undefined ? [{ pid: Number(name), rank: Number(rank) }] : [];
+    } catch {
+      return []; // it ended meanwhile
+    }
   });
 }
 
 test("every rank listens on loopback only (reliability.md S5)", async () => {
   await generated("wan", { ranks: 2, seed: 8 });
-  const found = listeners();
-  expect(new Set(found.map(({ pid }) => pid)).size).toBe(2);
-  for (const { address } of found) expect(address).toStartWith("127.0.0.1:");
+  const ranks = ranksOf();
+  expect(ranks.length).toBe(2);
+  for (const { pid } of ranks) expect([...new Set(listening(pid))]).toEqual([LOOPBACK_IN_PROC]);
 });
 
 /** A stopped process is killed after 15 s of silence, looked for every second; five more are allowed (reliability.md C3). */
@@ -180,6 +174,11 @@ test.each([
     if (event.type === "progress" && event.progress.stage === "denoise" && attempts.at(-1) === 1) break;
   }
   const before = ranksOf();
+  const { runners } = await client.status();
+  const shown = runners.filter(({ device }) => device.includes("rank"));
+  expect(shown.map(({ device, job, state }) => ({ device, job, state }))).toEqual(
+    [0, 1].map((rank) => ({ device: `cpu (rank ${rank} of 2)`, job: job.id, state: "busy" })),
+  );
   process.kill(before.find(({ rank }) => rank === victim)?.pid as number, signal);
   await eventually(async () => before.every(({ pid }) => !ranksOf().some((each) => each.pid === pid)), within);
   const disturbed = await client.wait(job.id);
@@ -187,6 +186,30 @@ test.each([
   const again = await generated("waver", { ...more, metadata: false });
   expect(await latentsOf(disturbed)).toEqual(again);
 });
+
+test("kill -9 of the daemon: its ranks end by themselves, and the next daemon starts others for the job", async () => {
+  const more = { ranks: 2, numSteps: 150, seed: 5 };
+  const job = await client.submit("generate", bodyOf("waver", more));
+  for await (const event of client.events(job.id, { signal: new AbortController().signal }) as AsyncIterable<JobEvent>)
+    if (event.type === "progress" && event.progress.stage === "denoise") break;
+  const before = ranksOf();
+  expect(before.length).toBe(2);
+  daemon.kill("SIGKILL");
+  await daemon.exited;
+  await eventually(async () => before.every(({ pid }) => !isAlive(pid)), 15_000);
+  await start();
+  const disturbed = await client.wait(job.id);
+  expect(disturbed.attempt).toBe(2);
+  expect(await latentsOf(disturbed)).toEqual(await generated("waver", { ...more, metadata: false }));
+});
+
+function isAlive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch {
+    return false;
+  }
+}
 
 test.each([
   [
@@ -202,6 +225,7 @@ test.each([
     "4 tokens cannot be spread over 5 ranks",
   ],
   ["replicas", "wan", { ranks: 3, parallel: { replicas: 2 } }, "3 ranks do not divide into parallel.replicas 2"],
+  ["more ranks than a machine has use for", "wan", { ranks: 1000 }, "ranks 1000 are more than the"],
   [
     "LoRA",
     "wan",

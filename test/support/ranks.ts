@@ -63,19 +63,19 @@ export async function settledOnRanks<T>(
   }
 }
 
-/** Local addresses of this process's listening TCP sockets, as /proc spells them: hexadecimal, least byte first. */
-export function listening(): string[] {
+/** Local addresses of a process's listening TCP sockets, as /proc spells them: hexadecimal, least byte first. */
+export function listening(pid: number | "self" = "self"): string[] {
   const own = new Set(
-    readdirSync("/proc/self/fd").flatMap((fd) => {
+    readdirSync(`/proc/${pid}/fd`).flatMap((fd) => {
       try {
-        return /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/self/fd/${fd}`))?.[1] ?? [];
+        return /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/${pid}/fd/${fd}`))?.[1] ?? [];
       } catch {
         return []; // the descriptor that lists the folder is gone by now
       }
     }),
   );
   return ["tcp", "tcp6"].flatMap((table) =>
-    readFileSync(`/proc/self/net/${table}`, "utf8")
+    readFileSync(`/proc/${pid}/net/${table}`, "utf8")
       .split("\n")
       .slice(1)
       .map((line) => line.trim().split(/\s+/))
