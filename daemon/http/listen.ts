@@ -112,6 +112,9 @@ const serve =
 const isLoopback = (host: string): boolean =>
   host === "localhost" || host === "::1" || (isIP(host) === 4 && host.startsWith("127."));
 
+/** As long as a token of the configuration must be. */
+const TOKEN = /^[\x21-\x7e]{32,}$/;
+
 /** The token of this home: 256 random bits in a file that only its owner can read. A file that others can read is refused. */
 export function tokenOf(home: string): string {
   const path = join(home, "token");
@@ -120,7 +123,11 @@ export function tokenOf(home: string): string {
       throw new WaverError("forbidden", "others can read the daemon's token file", {
         hint: "remove the file `token` of the home folder; the next start makes a new one",
       });
-    return readFileSync(path, "utf8").trim();
+    const kept = readFileSync(path, "utf8").trim();
+    if (TOKEN.test(kept)) return kept;
+    throw new WaverError("forbidden", "the daemon's token file holds no token", {
+      hint: "remove the file `token` of the home folder; the next start makes a new one",
+    });
   }
   const token = randomBytes(32).toString("hex");
   const fd = openSync(path, "wx", 0o600);

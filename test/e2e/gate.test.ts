@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { chmodSync, readFileSync, rmSync, statSync } from "node:fs";
+import { chmodSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { createClient } from "../../daemon/client.ts";
@@ -82,6 +82,26 @@ describe("the host of a request", () => {
     );
   });
 
+  test("in a request line of absolute form, in another letter case or with another port is no way in", async () => {
+    const { host: real, port } = new URL(url);
+    const ask = async (line: string, host: string): Promise<number> =>
+      statusOf(await raw([line, `Host: ${host}`, `Authorization: Bearer ${token}`]));
+    // Whoever names another host in the line itself is served only as the host header allows, and never by that name.
+    for (const target of ["http://evil.example/v1/status", "http://a/v1/status", `http://evil.example:${port}/v1/jobs`])
+      for (const name of ["evil.example", "a"]) expect([400, 403]).toContain(await ask(`GET ${target} HTTP/1.1`, name));
+    for (const name of [
+      `127.0.0.1:${Number(port) + 1}`,
+      "127.0.0.1",
+      "LOCALHOST.",
+      `localhost:${port}.`,
+      `${real}@evil`,
+      ` `,
+    ])
+      expect([400, 403]).toContain(await ask("GET /v1/status HTTP/1.1", name));
+    for (const path of ["//evil.example/v1/status", "//v1/status", "/v1/%73tatus/x", "/v1/status%2f.."])
+      expect([400, 403, 404]).toContain(await ask(`GET ${path} HTTP/1.1`, real));
+  });
+
   test("is checked on the socket too", async () => {
     const response = await onSocket("/v1/status", { headers: { Host: "evil.example" } });
     expect(response.status).toBe(403);
@@ -149,6 +169,16 @@ describe("the token", () => {
         program: standinProgram(),
       });
     await expect(start("127.0.0.1")).rejects.toMatchObject({ code: "forbidden" });
+    // Nor may it be a link to a file of somebody's choice, or hold too little to be a secret.
+    rmSync(join(home, "token"));
+    await Bun.write(join(home, "elsewhere"), "y".repeat(64));
+    chmodSync(join(home, "elsewhere"), 0o600);
+    symlinkSync(join(home, "elsewhere"), join(home, "token"));
+    await expect(start("127.0.0.1")).rejects.toMatchObject({ code: "forbidden" });
+    rmSync(join(home, "token"));
+    await Bun.write(join(home, "token"), "\n");
+    chmodSync(join(home, "token"), 0o600);
+    await expect(start("127.0.0.1")).rejects.toMatchObject({ code: "forbidden" });
     await expect(start("0.0.0.0")).rejects.toMatchObject({ code: "forbidden" });
     rmSync(home, { recursive: true, force: true });
   });
@@ -158,6 +188,39 @@ describe("the token", () => {
     const job = await client.submit("echo", { text: "tcp" });
     expect((await client.wait(job.id)).state).toBe("done");
   });
+});
+
+describe("secrets and listeners", () => {
+  test("the token is in no log, no argument and no environment of a child", async () => {
+    const client = createClient({ url, home: host.home });
+    await client.wait((await client.submit("echo", { text: "tcp" })).id);
+    await fetch(`${url}/v1/status?token=${token}`);
+    expect(readFileSync(join(host.home, "log", "daemon.log"), "utf8")).not.toContain(token);
+    const children = readdirSync(join(host.home, "run", "processes")).map((name) => Number.parseInt(name, 10));
+    expect(children.length).toBeGreaterThan(0);
+    for (const pid of children)
+      for (const part of ["cmdline", "environ"])
+        expect(readFileSync(`/proc/${pid}/${part}`, "utf8")).not.toContain(token);
+  });
+
+  test.skipIf(process.platform !== "linux")(
+    "TCP is this machine's alone, and without a wish there is none",
+    async () => {
+      const { port } = new URL(url);
+      /** Local addresses in hexadecimal of this process's listening sockets. */
+      const listening = (): string[] =>
+        ["tcp", "tcp6"].flatMap((kind) =>
+          readFileSync(`/proc/self/net/${kind}`, "utf8")
+            .split("\n")
+            .map((line) => line.trim().split(/\s+/))
+            .flatMap(([, local = "", , state]) => (state === "0A" ? [local] : [])),
+        );
+      const hex = Number(port).toString(16).toUpperCase().padStart(4, "0");
+      expect(listening().filter((each) => each.endsWith(`:${hex}`))).toEqual([`0100007F:${hex}`]);
+      await using plain = await testDaemon();
+      expect(plain.daemon.addresses.filter((each) => !each.startsWith("unix:"))).toEqual([]);
+    },
+  );
 });
 
 describe("a body", () => {
@@ -213,7 +276,47 @@ describe("methods and addresses", () => {
     const wrong = await onSocket("/v1/jobs", { method: "DELETE" });
     expect([wrong.status, wrong.headers.get("allow")]).toEqual([405, "GET"]);
     expect((await onSocket("/v1/echo")).headers.get("allow")).toBe("POST");
+    const { host: real } = new URL(url);
+    for (const method of ["TRACE", "CONNECT", "TRACK", "PROPFIND", "get", "DEBUG"]) {
+      const answer = await raw([`${method} /v1/jobs HTTP/1.1`, `Host: ${real}`, `Authorization: Bearer ${token}`]);
+      expect([method, [0, 400, 405, 501].includes(statusOf(answer))]).toEqual([method, true]);
+      expect(answer).not.toContain(token);
+    }
+    // No door for web sockets.
+    const upgrade = [
+      "Connection: Upgrade",
+      "Upgrade: websocket",
+      "Sec-WebSocket-Version: 13",
+      `Sec-WebSocket-Key: ${"A".repeat(22)}==`,
+    ];
+    const answer = await raw(["GET /v1/jobs HTTP/1.1", `Host: ${real}`, `Authorization: Bearer ${token}`, ...upgrade]);
+    expect(statusOf(answer)).not.toBe(101);
     for (const method of ["PUT", "PATCH", "OPTIONS"]) expect((await onSocket("/v1/jobs", { method })).status).toBe(405);
+  });
+
+  test("an id that is decoded to a path, a link or a control character is no id", async () => {
+    const ids = [
+      ..."..%2f..%2fetc%2fpasswd job_%2e%2e%2f job_0000000000000000%00 job_000000000000000%0a %2e%2e ~ job_0000000000000000%2f..".split(
+        " ",
+      ),
+      "job_0000000000000000%20",
+      "JOB_0000000000000000",
+      "x".repeat(4_000),
+    ];
+    for (const id of ids)
+      for (const path of [`/v1/jobs/${id}`, `/v1/jobs/${id}/events`, `/v1/jobs/${id}/logs`]) {
+        const response = await onSocket(path);
+        expect([path.slice(0, 60), [400, 404, 422].includes(response.status)]).toEqual([path.slice(0, 60), true]);
+      }
+    const digests = [
+      `sha256:${"0".repeat(63)}g`,
+      `sha256:${"A".repeat(64)}`,
+      `sha256%3a${"0".repeat(64)}%2f..`,
+      `sha256:../${"0".repeat(61)}`,
+    ];
+    for (const digest of digests)
+      for (const path of [`/v1/artifacts/${digest}`, `/v1/artifacts/${digest}/content`])
+        expect([404, 422]).toContain((await onSocket(path)).status);
   });
 
   test("unknown things are not found", async () => {
