@@ -1,5 +1,5 @@
 /** The network as the rest of the system meets it: a `Denoiser` for sampling, training and refining. */
-import { scope, type Tensor, tensor } from "../../native/index.ts";
+import { packingPays, packLinears, scope, type Tensor, tensor } from "../../native/index.ts";
 import {
   type Codec,
   type Denoiser,
@@ -23,6 +23,8 @@ export class WaverDenoiser implements Denoiser {
 
   constructor(network: WaverTransformer) {
     this.module = network;
+    if (packingPays(network.bytes("bfloat16")))
+      for (const block of [...network.dual, ...network.single]) packLinears(block);
     const { out_channels, num_dual, patch_size, window } = network.params;
     this.latent = { channels: out_channels, stride: [4, 8, 8] };
     this.patch = patch_size;

@@ -34,7 +34,10 @@ export default definePlugin({
       async bytes({ path, config, dtype }) {
         const { readParams } = await import("./checkpoint.ts");
         const params = config ?? (await readParams(given(path)));
-        return countParameters(params).total * BYTES[dtype ?? "float32"];
+        const bytes = countParameters(params).total * BYTES[dtype ?? "float32"];
+        if (dtype !== "bfloat16") return bytes;
+        const { packingPays } = await import("../../native/index.ts");
+        return packingPays(bytes) ? 2 * bytes : bytes;
       },
       async load({ path, config, seed, dtype }, ctx) {
         const { WaverDenoiser } = await import("./denoiser.ts");

@@ -1,5 +1,5 @@
 /** The Wan DiT: text to video, image to video, first and last frame, a time for each token, and in bfloat16. */
-import { scope } from "../../../native/index.ts";
+import { packLinears, scope } from "../../../native/index.ts";
 import { WanCheckpoint } from "../../../plugins/wan/checkpoint.ts";
 import { WanTransformer } from "../../../plugins/wan/model.ts";
 import { keepsFloat32 } from "../../../plugins/wan/params.ts";
@@ -29,6 +29,7 @@ export default defineCase({
     using half = new WanTransformer(weights.config).load(weights, {
       dtype: (name) => (keepsFloat32(name) ? "float32" : "bfloat16"),
     });
+    half.blocks.forEach(packLinears); // as the denoiser does on a CPU
     run(half, "main", "bf16");
   },
 });

@@ -1,5 +1,15 @@
 /** The Waver network and its refiner: forwards with taps, windows, one bf16 run, loss and gradients. */
-import { cat, gradNorm, mseLoss, noGrad, openCheckpoint, scope, type Tensor, tensor } from "../../../native/index.ts";
+import {
+  cat,
+  gradNorm,
+  mseLoss,
+  noGrad,
+  openCheckpoint,
+  packLinears,
+  scope,
+  type Tensor,
+  tensor,
+} from "../../../native/index.ts";
 import { load, readParams } from "../../../plugins/waver/checkpoint.ts";
 import { type WaverInput, WaverTransformer } from "../../../plugins/waver/model.ts";
 import { WindowParams } from "../../../plugins/waver/params.ts";
@@ -60,6 +70,7 @@ async function dit(golden: Golden, produce: Produce): Promise<void> {
     if (folder === "transformer") train(network, golden, produce);
   }
   using low = await load(golden.path("transformer"), { dtype: "bfloat16" });
+  for (const block of [...low.dual, ...low.single]) packLinears(block); // as the denoiser does on a CPU
   scope(() =>
     noGrad(() => {
       const { latents, known, t, t5, qwen } = inputs(golden, "t2v");
