@@ -7,6 +7,8 @@ export interface Setting {
   /** Weights and inputs travel through it; removed at the end. */
   readonly folder: string;
   readonly rounds: number;
+  /** Whether to say which operators our side's time went to. */
+  readonly profile: boolean;
   log(line: string): void;
 }
 

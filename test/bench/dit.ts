@@ -1,13 +1,13 @@
 /** A denoise step of Wan at 1.3B width, two blocks, 1536 tokens, 512 text rows: ours and diffusers' on the same weights. */
 import { join } from "node:path";
-import { type DType, noGrad, openSafetensors, scope, type Tensor } from "../../native/index.ts";
+import { type DType, noGrad, openSafetensors, profiled, profileTable, scope, type Tensor } from "../../native/index.ts";
 import { WanDenoiser } from "../../plugins/wan/denoiser.ts";
 import { type Bench, gemmPeaks, gemms, interleaved, round, seconds } from "./bench.ts";
 
 const CONFIG = { num_attention_heads: 12, attention_head_dim: 128, ffn_dim: 8960, num_layers: 2, text_dim: 4096 };
 const TIMESTEP = 500;
 
-export const dit: Bench = async ({ peer, folder, rounds, log }) => {
+export const dit: Bench = async ({ peer, folder, rounds, profile, log }) => {
   await peer.ask({
     do: "dit",
     folder,
@@ -45,6 +45,12 @@ export const dit: Bench = async ({ peer, folder, rounds, log }) => {
   if (errors["float32.relative"] > 1e-4 || errors["bfloat16.relative"] > 2 * errors["bfloat16.reference"])
     throw new Error(`the outputs are not those of the reference: ${JSON.stringify(errors)}`);
 
+  if (profile)
+    for (const [dtype, run] of Object.entries({
+      float32: () => step(full, states),
+      bfloat16: () => step(half, halfStates),
+    }))
+      log(`${dtype}\n${profileTable(profiled(() => run().dispose()))}`);
   using peak = gemms();
   const run = (denoiser: WanDenoiser, text: Tensor) => () => seconds(() => step(denoiser, text).dispose());
   const times = await interleaved(rounds, {

@@ -1,5 +1,5 @@
 /**
- * `npm run -s bench -- NAME [--json] [--rounds N] [--threads N] [--clock cpu] [--against diffusers]`: how fast, beside the reference.
+ * `npm run -s bench -- NAME [--json] [--rounds N] [--threads N] [--clock cpu] [--profile] [--against diffusers]`: how fast, beside the reference.
  *
  * One run interleaves both sides, A B A B ..., and reports ratios of medians: a machine's mood changes within seconds, and a
  * figure from another minute says nothing. The peaks of the machine are measured in the same rounds. The last line of
@@ -24,6 +24,7 @@ const { values, positionals } = parseArgs({
     json: { type: "boolean", default: false },
     rounds: { type: "string", default: "9" },
     threads: { type: "string", default: "1" },
+    profile: { type: "boolean", default: false },
     clock: { type: "string", default: "wall" },
     against: { type: "string", default: "diffusers" },
   },
@@ -52,7 +53,7 @@ const folder = await mkdtemp(join(tmpdir(), "waver-bench-"));
 try {
   await using peer = await Peer.start(threads, clock);
   const log = (line: string): void => (values.json ? console.error(line) : console.log(line));
-  const { ratios, peaks, ...more } = await bench({ peer, folder, rounds, log });
+  const { ratios, peaks, ...more } = await bench({ peer, folder, rounds, profile: values.profile, log });
   const { version } = (await Bun.file(join(import.meta.dir, "../../native/build/build.json")).json()) as {
     version: string;
   };

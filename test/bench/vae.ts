@@ -5,6 +5,8 @@ import {
   noGrad,
   openSafetensors,
   peakBytes,
+  profiled,
+  profileTable,
   resetPeakBytes,
   scope,
   type Tensor,
@@ -19,7 +21,7 @@ const CHECK = [3, 6, 10] as const;
 /** Growth of the peak from 9 to 33 frames that still counts as flat: the latents themselves. */
 const FLAT = 1.02;
 
-export const vae: Bench = async ({ peer, folder, rounds, log }) => {
+export const vae: Bench = async ({ peer, folder, rounds, profile, log }) => {
   await peer.ask({ do: "vae", folder, sizes: SIZES, check: CHECK, channels: 16 });
   using io = openSafetensors(join(folder, "io.safetensors"));
   await using full = WanVae.load(join(folder, "vae"), { device: "cpu", dtype: "float32" });
@@ -71,6 +73,7 @@ export const vae: Bench = async ({ peer, folder, rounds, log }) => {
     }),
   );
   const bytes = Object.values(memory);
+  if (profile) log(profileTable(profiled(() => each(half, `latents${SIZES[0]?.[0]}`, () => undefined))));
   using peak = gemms();
   const run = (codec: WanVae) => () => seconds(() => each(codec, `latents${SIZES[0]?.[0]}`, () => undefined));
   const times = await interleaved(rounds, {
