@@ -235,6 +235,12 @@ function readIndex(path: string): Map<string, string> {
 const FOREIGN = /\.(pth|pt|bin|ckpt)$/;
 const convert = (path: string): string => `make a safetensors file of it first: waver convert ${path}`;
 
+/** Whether there are weights at a path: a file, or a folder with any. */
+export function hasWeights(path: string): boolean {
+  if (!existsSync(path)) return false;
+  return !statSync(path).isDirectory() || readdirSync(path).some((name) => /\.(safetensors|pth|pt|bin)$/.test(name));
+}
+
 /** A safetensors file, a `*.safetensors.index.json`, or a folder that holds one index or one file. */
 export function openCheckpoint(path: string): Checkpoint {
   if (!existsSync(path)) throw new EngineError("checkpoint_unreadable", `${path} does not exist`);

@@ -61,6 +61,19 @@ test("what costs nothing or twice is planned so", async () => {
   expect(guided.leastBytes).toBeLessThan(guided.peakBytes);
 });
 
+test("a model of which only the configuration is here is planned as well", async () => {
+  const bare = join(scratch, "configurations");
+  cpSync(model, bare, { recursive: true, filter: (path) => !path.endsWith(".safetensors") });
+  const [here, planned] = [await planOf(request), await planOf({ ...request, model: bare, dtype: "float32" })];
+  expect(planned.stages.map(({ stage, flops, weightBytes }) => [stage, flops, weightBytes])).toEqual(
+    here.stages.map(({ stage, flops, weightBytes }) => [stage, flops, weightBytes]),
+  );
+  await using ctx = await testContext({ plugins });
+  await expect(runOperation(generate, { ...request, model: bare }, ctx)).rejects.toMatchObject({
+    code: "checkpoint_missing",
+  });
+});
+
 test("a plan reads no weights, leaves nothing behind, and is refused where the request is wrong", async () => {
   const [tensors, bytes] = [liveTensors(), outlinedBytes()];
   const bare = join(scratch, "bare");

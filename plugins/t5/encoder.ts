@@ -6,6 +6,7 @@ import {
   type Device,
   type DType,
   Generator,
+  hasWeights,
   itemSize,
   openCheckpoint,
   pad,
@@ -90,6 +91,14 @@ export class T5TextEncoder implements Contract {
   }
 
   static load(folder: string, settings: Settings): T5TextEncoder {
+    if (settings.device === "meta" && !hasWeights(folder)) {
+      const tokenizer = settings.tokenizer ?? tokenizerFolder(folder);
+      return T5TextEncoder.fresh(readConfig(folder), 0, {
+        ...settings,
+        tokenizer,
+        dtype: settings.dtype ?? "bfloat16",
+      });
+    }
     const encoder = new T5TextEncoder(readConfig(folder), settings, folder);
     using weights = openCheckpoint(folder);
     encoder.module.load(encoderWeights(weights), settings);

@@ -182,3 +182,10 @@ function refuseOthers(path: string): void {
     { hint: "use its .safetensors file; `waver convert` makes one of a .pth, .pt or .bin file" },
   );
 }
+
+/** The configuration of a folder, without its weights. */
+export function configOf(path: string): VaeConfig {
+  const stated = existsSync(path) ? statedConfig(path) : undefined;
+  if (stated !== undefined) return stated;
+  throw new WaverError("checkpoint_missing", `${path} holds neither weights nor a config.json`);
+}

@@ -7,15 +7,16 @@ import {
   cat,
   type Device,
   type DType,
+  hasWeights,
   keep,
-  type Generator as Random,
+  Generator as Random,
   saveSafetensors,
   scope,
   type Tensor,
   tensor,
 } from "../../native/index.ts";
 import type { ChunkDecoder, Codec, LatentSpec } from "../index.ts";
-import { VaeCheckpoint } from "./checkpoint.ts";
+import { configOf, VaeCheckpoint } from "./checkpoint.ts";
 import { Chunks, type Tap } from "./chunk.ts";
 import { AutoencoderKLWan } from "./model.ts";
 import { stride, VaeConfig } from "./params.ts";
@@ -62,6 +63,10 @@ export class WanVae implements Codec {
 
   /** From a folder, or one file under Diffusers' names or Wan's own. */
   static load(path: string, settings: Settings): WanVae {
+    if (settings.device === "meta" && !hasWeights(path)) {
+      using generator = new Random(0);
+      return WanVae.init(configOf(path), generator, settings);
+    }
     using weights = new VaeCheckpoint(path);
     const codec = new WanVae(weights.config, settings);
     const { device, dtype } = settings;

@@ -221,6 +221,13 @@ function statedConfig(path: string): Stated | undefined {
   throw new WaverError("checkpoint_invalid", `${file}: ${z.prettifyError(diffusers.error)}`);
 }
 
+/** The configuration of a folder in Diffusers' layout, without its weights. */
+export function configOf(path: string): WanConfig {
+  const stated = existsSync(path) ? statedConfig(path) : undefined;
+  if (stated?.form === "diffusers") return stated.config;
+  throw new WaverError("checkpoint_missing", `${path} holds neither weights nor a config.json in Diffusers' form`);
+}
+
 /** What cannot be read here, said in a sentence. */
 function refuseOthers(path: string): void {
   if (!existsSync(path))

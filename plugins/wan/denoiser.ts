@@ -4,7 +4,8 @@ import { dirname, join } from "node:path";
 import {
   type Device,
   type DType,
-  type Generator,
+  Generator,
+  hasWeights,
   packingPays,
   packLinears,
   saveSafetensors,
@@ -20,7 +21,7 @@ import {
   type Task,
   WaverError,
 } from "../index.ts";
-import { originalLayer, WanCheckpoint } from "./checkpoint.ts";
+import { configOf, originalLayer, WanCheckpoint } from "./checkpoint.ts";
 import { besideNoise, inPlace, type KnownForm, withoutKnown } from "./known.ts";
 import type { Tap } from "./layers.ts";
 import { WanTransformer } from "./model.ts";
@@ -99,6 +100,7 @@ export class WanDenoiser implements Denoiser {
 
   /** From a folder in Diffusers' or Wan's own layout, or a single file. */
   static load(path: string, settings: Settings): WanDenoiser {
+    if (settings.device === "meta" && !hasWeights(path)) return WanDenoiser.#shaped(path, settings);
     using weights = new WanCheckpoint(path);
     const { dtype, device, expandTimesteps = statedByPipeline(path) } = settings;
     const denoiser = new WanDenoiser(weights.config, { ...settings, expandTimesteps });
@@ -108,6 +110,17 @@ export class WanDenoiser implements Denoiser {
       ...(dtype === undefined ? {} : { dtype: (name: string) => (keepsFloat32(name) ? "float32" : dtype) }),
     });
     return denoiser.#packed(device);
+  }
+
+  /** Shapes alone, of weights that are not here; bfloat16 is what they are published in. */
+  static #shaped(path: string, settings: Settings): WanDenoiser {
+    using generator = new Generator(0);
+    const expandTimesteps = settings.expandTimesteps ?? statedByPipeline(path);
+    return WanDenoiser.init(configOf(path), generator, {
+      ...settings,
+      expandTimesteps,
+      dtype: settings.dtype ?? "bfloat16",
+    });
   }
 
   /** Fresh weights, for training. */

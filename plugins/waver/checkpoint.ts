@@ -1,7 +1,7 @@
 /** A Waver network in a folder: `config.json` and `diffusion_pytorch_model.safetensors`, or shards with an index. */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { type Device, type DType, Generator, openCheckpoint, saveSafetensors } from "../../native/index.ts";
+import { type Device, type DType, Generator, hasWeights, openCheckpoint, saveSafetensors } from "../../native/index.ts";
 import { WaverError } from "../errors.ts";
 import { WaverTransformer } from "./model.ts";
 import { WaverParams } from "./params.ts";
@@ -27,8 +27,15 @@ export async function load(
   how: { dtype?: DType | undefined; device?: Device } = {},
 ): Promise<WaverTransformer> {
   const network = new WaverTransformer(await readParams(folder));
+  if (how.device === "meta" && !hasWeights(folder)) return shaped(network, how.dtype);
   using file = openCheckpoint(folder);
   return network.load(file, how);
+}
+
+/** Shapes alone, of weights that are not here; bfloat16 is what they are published in. */
+function shaped(network: WaverTransformer, dtype: DType = "bfloat16"): WaverTransformer {
+  using generator = new Generator(0);
+  return network.init(generator, { dtype, device: "meta" });
 }
 
 export function fresh(
