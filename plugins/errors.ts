@@ -118,6 +118,26 @@ const ENGINE_CODES: Readonly<Record<string, ErrorCode>> = {
   ranks_unfit: "invalid_input",
 };
 
+/** What the system refused, in a person's words; `open` is either reading or writing. */
+const DENIED: Readonly<Record<string, string>> = {
+  scandir: "look into",
+  mkdir: "make the folder",
+  unlink: "remove",
+  rmdir: "remove",
+  rename: "replace",
+  copyfile: "copy",
+};
+
+const syscallOf = (error: Error): string => (error as NodeJS.ErrnoException).syscall ?? "";
+
+/** The name alone: answers tell no paths that the asker did not give. */
+function lastPartOf(error: Error): string {
+  const { dest, path } = error as NodeJS.ErrnoException & { dest?: string };
+  const named = (dest ?? path)?.split("/").findLast((part) => part !== "");
+  // What is written beside its place first has the place's name inside its own.
+  return named?.replace(/^\.(.+?)\.\d+-[0-9a-f-]+\.tmp$/, "$1") ?? "what it needs";
+}
+
 /** Any thrown value as a WaverError: engine and system errors are translated, the rest becomes `internal`. */
 export function toWaverError(error: unknown): WaverError {
   if (error instanceof WaverError) return error;
@@ -132,6 +152,15 @@ export function toWaverError(error: unknown): WaverError {
         ...more,
         hint: "free some space, then run the same command again: it goes on where it stopped",
       });
+    if (code === "EACCES" || code === "EPERM" || code === "EROFS")
+      return new WaverError(
+        "forbidden",
+        `this user may not ${DENIED[syscallOf(error)] ?? "use"} ${lastPartOf(error)}`,
+        {
+          ...more,
+          hint: "check its permissions and those of its folder, or name another place",
+        },
+      );
     if (typeof code === "string" && code in ENGINE_CODES)
       return new WaverError(ENGINE_CODES[code] as ErrorCode, error.message, more);
     if (typeof code === "string" && code in ERROR_CODES) return new WaverError(code as ErrorCode, error.message, more);

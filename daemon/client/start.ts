@@ -32,7 +32,15 @@ export async function startDetached({ home, main, probe, signal }: StartOptions)
   if (running !== null) return running;
 
   const logFolder = home === null ? mkdtempSync(join(tmpdir(), "waver-start-")) : join(home, "log");
-  mkdirSync(logFolder, { recursive: true, mode: 0o700 });
+  try {
+    mkdirSync(logFolder, { recursive: true, mode: 0o700 });
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException;
+    throw new WaverError("forbidden", `the home folder ${home} cannot be made or written (${code})`, {
+      cause,
+      hint: "set WAVER_HOME, or --home, to a folder of your own",
+    });
+  }
   // One file a caller: what another one's daemon says is not ours to read.
   const output = join(logFolder, `start-${process.pid}.log`);
   const fd = openSync(output, "w", 0o600);

@@ -2,7 +2,7 @@
  * What a file that cannot be used is told: one sentence and a code. A decoder's own words are matched here and go no
  * further, since they have leaked addresses elsewhere (CVE-2026-22778).
  */
-import { stat } from "node:fs/promises";
+import { access, constants, stat } from "node:fs/promises";
 import { basename } from "node:path";
 import { WaverError } from "../../plugins/errors.ts";
 
@@ -22,11 +22,11 @@ export async function fileFacts(path: string): Promise<FileFacts> {
     const code = (cause as { code?: unknown }).code;
     if (code === "ENOENT" || code === "ENOTDIR")
       throw new WaverError("media_missing", `${name} does not exist`, { cause, hint: "check the path" });
-    throw new WaverError("media_unreadable", `${name} may not be read by this user`, {
-      cause,
-      hint: "check the permissions of the file and its folders",
-    });
+    throw denied(name, cause);
   }
+  await access(path, constants.R_OK).catch((cause: unknown) => {
+    throw denied(name, cause);
+  });
   if (facts.isDirectory())
     throw new WaverError("media_unreadable", `${name} is a folder, not a file`, { hint: "name a file in it" });
   if (!facts.isFile()) throw new WaverError("media_unreadable", `${name} is not a regular file`);
@@ -34,6 +34,12 @@ export async function fileFacts(path: string): Promise<FileFacts> {
     throw new WaverError("media_empty", `${name} is empty (0 bytes)`, { hint: "copy or download the file again" });
   return { bytes: facts.size, version: `${facts.dev}:${facts.ino}:${facts.size}:${facts.mtimeMs}` };
 }
+
+const denied = (name: string, cause: unknown): WaverError =>
+  new WaverError("media_unreadable", `${name} may not be read by this user`, {
+    cause,
+    hint: "check the permissions of the file and its folders",
+  });
 
 export interface Ended {
   readonly code: number;

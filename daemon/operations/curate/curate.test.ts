@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type ClipRow, provide, readTable, WaverError, z } from "../../../plugins/index.ts";
@@ -185,6 +185,23 @@ describe("curate", () => {
       ["captions", "stage"],
     );
   });
+
+  // Root may read everything.
+  test.skipIf(process.getuid?.() === 0)(
+    "a folder and a file that may not be read are lines of the report",
+    async () => {
+      const closed = join(folder, "closed");
+      mkdirSync(closed);
+      cpSync(join(videos, "fractal.mp4"), join(folder, "mine.mp4"));
+      for (const path of [closed, join(folder, "mine.mp4")]) chmodSync(path, 0);
+      const output = await run(await context(), { sources: [videos, closed, join(folder, "mine.mp4")] });
+      const refused = output.sources.flatMap(({ error }) => error ?? []);
+      expect(refused.map(({ code, message }) => [code, message])).toEqual([
+        ["media_unreadable", "closed may not be read by this user"],
+        ["media_unreadable", "mine.mp4 may not be read by this user"],
+      ]);
+    },
+  );
 
   test("nothing usable at all is an error that says why", async () => {
     const ctx = await context();

@@ -1,5 +1,5 @@
 /** The files that a request names: videos in folders, files as they are, and what lies beside them. */
-import { existsSync, readdirSync, statSync } from "node:fs";
+import { type Dirent, existsSync, readdirSync, statSync } from "node:fs";
 import { basename, dirname, extname, join, resolve } from "node:path";
 
 /** Endings by which videos in a folder are recognised; a file that is named itself may have any. */
@@ -24,20 +24,41 @@ const VIDEO = new Set([
 /** Endings of caption files beside a video. */
 const BESIDE = [".txt", ".json", ".jsonl", ".csv"];
 
-/** Paths in order, each once. A path that does not exist stays in the list: probing it says so. */
+/** Paths in order, each once. One that does not exist or may not be read stays in the list: probing it says so. */
 export function videoFiles(sources: readonly string[]): string[] {
   const found = new Set<string>();
   for (const source of sources) {
     const path = resolve(source);
-    const facts = statSync(path, { throwIfNoEntry: false });
-    if (facts?.isDirectory() === true) for (const file of videosIn(path)) found.add(file);
+    if (isFolder(path)) for (const file of videosIn(path)) found.add(file);
     else found.add(path);
   }
   return [...found];
 }
 
+const isDenied = (error: unknown): boolean => ["EACCES", "EPERM"].includes((error as NodeJS.ErrnoException).code ?? "");
+
+function isFolder(path: string): boolean {
+  try {
+    return statSync(path, { throwIfNoEntry: false })?.isDirectory() === true;
+  } catch (error) {
+    if (isDenied(error)) return false;
+    throw error;
+  }
+}
+
+function entriesOf(folder: string): Dirent[] | null {
+  try {
+    return readdirSync(folder, { withFileTypes: true });
+  } catch (error) {
+    if (isDenied(error)) return null;
+    throw error;
+  }
+}
+
 function videosIn(folder: string): string[] {
-  return readdirSync(folder, { withFileTypes: true })
+  const entries = entriesOf(folder);
+  if (entries === null) return [folder];
+  return entries
     .toSorted((a, b) => (a.name < b.name ? -1 : 1))
     .flatMap((entry) => {
       const path = join(folder, entry.name);
