@@ -132,7 +132,12 @@ export class RunnerProcess {
 
   send(message: ToRunner): void {
     if (this.isGone) return;
-    this.#child.send(message);
+    try {
+      this.#child.send(message);
+    } catch (error) {
+      // Its channel closes a moment before its end is seen; that end is told to everybody who waits for it.
+      this.#log("warn", "process_not_reached", { pid: this.pid, message: message.type, error });
+    }
   }
 
   /** Third parties' plugins at work in it; only the device's runner has to say, others were started for one or for none. */
