@@ -71,8 +71,8 @@ export class RefineObjective implements Objective {
 
   /** Clean and pixel-degraded latents. video [B 3 F H W] */
   prepare(video: Tensor): Record<string, Tensor> {
-    const { factor, filter } = this.#options;
-    const { up } = degradePixels(video.transpose(1, 2), factor, filter);
+    const { factor, filter, chroma } = this.#options;
+    const { up } = degradePixels(video.transpose(1, 2), factor, filter, { chroma });
     return { latents: this.#codec.encode(video), degraded: this.#codec.encode(up.transpose(1, 2).clamp(-1, 1)) };
   }
 

@@ -11,6 +11,10 @@ export const RefineOptions = z.strictObject({
     .enum(["bicubic", "bilinear", "area"])
     .default("bicubic")
     .meta({ description: "how pixels are resized; the paper does not say" }),
+  chroma: z.boolean().default(false).meta({
+    description:
+      "halve the colour resolution of the small picture too, as the files have it that will be refined (4:2:0)",
+  }),
   wd: z
     .tuple([z.number().min(0).max(1), z.number().min(0).max(1)])
     .default([0.85, 0.95])
