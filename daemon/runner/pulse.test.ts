@@ -1,6 +1,13 @@
-import { expect, test } from "bun:test";
+import { afterAll, expect, test } from "bun:test";
 import { WaverError } from "../../plugins/index.ts";
 import { heard, living, Pulse } from "./pulse.ts";
+
+/**
+ * A runner has a channel that keeps its event loop waiting. With nothing to wait for, bun turns the loop as fast as it can
+ * for a promise that never settles, and a process that computes is not silent.
+ */
+const awake = setInterval(() => undefined, 60_000);
+afterAll(() => clearInterval(awake));
 
 /** Looks come every quarter of a second: a limit of a few of them. */
 const LIMIT = 0.8;
