@@ -27,7 +27,7 @@ describe.skipIf(browserPath === null)("the generate page", () => {
     const model = join(daemon.home, "models", "tiny");
     cpSync(MODEL, model, { recursive: true });
     const index = JSON.parse(readFileSync(join(model, "model_index.json"), "utf8")) as object;
-    const defaults = { width: 64, height: 64, numFrames: 9, fps: 8, numSteps: 400 };
+    const defaults = { width: 64, height: 64, numFrames: 9, fps: 8, numSteps: 4000 }; // long enough for previews to be seen on a quick machine
     writeFileSync(join(model, "model_index.json"), JSON.stringify({ ...index, _waver: { defaults } }));
     const record = { name: "tiny", source: "hf:org/tiny", revision: "0".repeat(40), pulledAt: "2026-01-01T00:00:00Z" };
     writeFileSync(join(daemon.home, "models", "tiny.json"), JSON.stringify({ ...record, bytes: 1, files: [] }));
