@@ -24,7 +24,7 @@ const quickstart = defineOperation({
       .default("waver-quickstart")
       .meta({ description: "folder for everything that is made", format: "path" }),
     profile: z.enum(["full", "test"]).default("full").meta({
-      description: "full: about a quarter of an hour on two cores; test: two minutes, for nothing but the machinery",
+      description: "full: ten to fifteen minutes on two cores; test: two minutes, for nothing but the machinery",
     }),
     seed: z.int().nonnegative().default(1),
     steps: z.int().positive().optional().meta({ description: "training steps of the video stage, the longest one" }),
