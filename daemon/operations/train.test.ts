@@ -83,7 +83,8 @@ describe("train", () => {
     expect(result.snapshots.map((each) => each.step)).toEqual([9, 12]);
     const index = JSON.parse(readFileSync(join(output, "model_index.json"), "utf8"));
     expect(index).toMatchObject({
-      _waver: { defaults: { width: 32, height: 32, numFrames: 9, fps: 8 } },
+      // a network of its own captions alone knows no words for what to keep away from
+      _waver: { defaults: { width: 32, height: 32, numFrames: 9, fps: 8 }, negativePrompt: "" },
       transformer: ["diffusers", "WaverTransformer3DModel"],
       vae: ["diffusers", "AutoencoderKLWan"],
       text_encoder: ["transformers", "T5EncoderModel"],

@@ -216,7 +216,7 @@ async function writePipeline(
   };
   // `generate` makes what the network was trained on when nobody says; a refiner reads what it was trained to undo.
   const own = { trained: { [recipe.component]: picks["objective"] } };
-  const negativePrompt = recipe.negativePrompt ?? (recipe.model === undefined ? "" : undefined);
+  const negativePrompt = recipe.negativePrompt ?? (recipe.model === null ? "" : undefined);
   const ours =
     recipe.component === "transformer"
       ? { ...own, defaults: shape, ...(negativePrompt === undefined ? {} : { negativePrompt }) }
