@@ -6,7 +6,7 @@ import { delimiter, dirname, join, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 import { findBun, installBun, oldest as oldestBun } from "./setup/bun.mjs";
 import { bin, cache, locked, readStamp, readText, writeAtomic, writeStamp } from "./setup/cache.mjs";
-import { findFfmpeg, installFfmpeg } from "./setup/ffmpeg.mjs";
+import { findFfmpeg, installFfmpeg, withVersion } from "./setup/ffmpeg.mjs";
 import { findLibtorch, installLibtorch, oldest as oldestLibtorch, wantsCuda } from "./setup/libtorch.mjs";
 import { handOver, lastError, narrated, run, SetupError, say, which } from "./setup/process.mjs";
 import { hasPip, installFromDistribution, missingBuildTools } from "./setup/system.mjs";
@@ -144,7 +144,7 @@ async function doctor() {
     libtorch: await attempt(findLibtorch),
     cuda: wantsCuda(),
     addon: existsSync(addon) ? JSON.parse(readFileSync(addon, "utf8")) : null,
-    ffmpeg: await attempt(() => findFfmpeg(root)),
+    ffmpeg: await attempt(async () => withVersion(findFfmpeg(root))),
   };
 }
 

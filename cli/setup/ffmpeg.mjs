@@ -3,7 +3,7 @@ import { chmodSync, mkdirSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { cache, unfinished } from "./cache.mjs";
 import { download, unpack } from "./pip.mjs";
-import { isExecutable, megabytes, SetupError, say, which } from "./process.mjs";
+import { isExecutable, megabytes, run, SetupError, say, which } from "./process.mjs";
 import { hasPip, installFromDistribution } from "./system.mjs";
 
 export function findFfmpeg(root) {
@@ -19,6 +19,15 @@ export function findFfmpeg(root) {
   if (isExecutable(fromNpm)) return { path: fromNpm, source: "ffmpeg-static" };
   const cached = join(cache, "ffmpeg", "ffmpeg");
   return isExecutable(cached) ? { path: cached, source: "imageio-ffmpeg" } : null;
+}
+
+/** The same with its version, or with what is wrong with it. */
+export async function withVersion(found) {
+  if (found === null) return null;
+  const { stdout } = await run(found.path, ["-version"]);
+  const version = /^ffmpeg version (\S+)/.exec(stdout)?.[1];
+  if (version) return { ...found, version };
+  throw new SetupError(`${found.path} does not answer as ffmpeg does`);
 }
 
 export async function installFfmpeg(root) {

@@ -20,7 +20,7 @@ export const Compared = z.object({
   unmatched: z.int(),
   /** A page with the curves, when it was asked for. */
   chart: z.string().optional(),
-  frames: z.array(z.object({ psnr: z.number(), ssim: z.number().nullable() })),
+  frames: z.array(z.object({ frame: z.int(), psnr: z.number(), ssim: z.number().nullable() })),
 });
 export type Compared = z.output<typeof Compared>;
 
@@ -50,7 +50,7 @@ export async function compare(request: CompareRequest, ctx: Context): Promise<Co
     );
   const fits = Math.min(width, height) >= WINDOW;
   const [first, second] = [framesOf(request.a, size, ctx), framesOf(request.b, size, ctx)];
-  const frames: { psnr: number; ssim: number | null }[] = [];
+  const frames: Compared["frames"] = [];
   let unmatched = 0;
   for (;;) {
     const [x, y] = await Promise.all([first.next(), second.next()]);
@@ -59,7 +59,11 @@ export async function compare(request: CompareRequest, ctx: Context): Promise<Co
       unmatched++;
       continue;
     }
-    frames.push({ psnr: psnr(x.value, y.value), ssim: fits ? ssim(x.value, y.value, width, height) : null });
+    frames.push({
+      frame: frames.length,
+      psnr: psnr(x.value, y.value),
+      ssim: fits ? ssim(x.value, y.value, width, height) : null,
+    });
     ctx.progress(frames.length, Math.min(size.numFrames, other.numFrames), "frames");
     await ctx.breathe();
   }
