@@ -36,7 +36,8 @@ export interface Media {
   image(path: string, size?: { width: number; height: number }): Promise<FrameBatch>;
   /**
    * H.264, yuv420p, faststart MP4 at `path`, published whole or not at all. `metadata` is stored as the file's comment. With
-   * `minPsnr` the file decodes to the frames at so many decibels, larger and with colour for every pixel (yuv444p) if need be.
+   * `minPsnr` the file decodes to the frames at so many decibels, larger and with colour for every pixel (yuv444p) if need be;
+   * `psnr` says what was reached, which is less where H.264 in 8 bits holds no more.
    */
   writeVideo(
     path: string,
@@ -48,7 +49,7 @@ export interface Media {
       minPsnr?: number;
       signal?: AbortSignal;
     },
-  ): Promise<void>;
+  ): Promise<{ readonly psnr?: number }>;
   /** The recipe that `writeVideo` stored, or null. */
   readMetadata(path: string): Promise<Record<string, unknown> | null>;
 }

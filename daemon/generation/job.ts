@@ -36,6 +36,8 @@ export const Item = z.object({
   digest: Digest,
   latents: z.string().optional(),
   frames: z.string().optional(),
+  /** Decibels at which the video decodes to its frames, where that was asked for; null: exactly. */
+  psnr: z.number().nullable().optional(),
 });
 export type Item = z.output<typeof Item>;
 
@@ -220,18 +222,20 @@ export class Generation implements Disposable {
       },
     });
     const decoding = this.#meter.start("decode");
+    let psnr: number | undefined;
     if (kind === "image") {
       for await (const { data, width, height } of video.frames)
         await writeFile(made, encodePng(data, width, height, metadata && JSON.stringify(metadata)));
     } else
-      await ctx.media.writeVideo(made, video.frames, {
+      ({ psnr } = await ctx.media.writeVideo(made, video.frames, {
         fps,
         minPsnr: request.minPsnr,
         signal: ctx.signal,
         ...(metadata === undefined ? {} : { metadata }),
-      });
-
+      }));
     decoding.end();
+    if (psnr !== undefined && psnr < request.minPsnr)
+      ctx.log("fidelity_not_reached", { level: "warn", sample: sample.index, psnr, minPsnr: request.minPsnr });
     await forgetDecode(stem);
     const images = [request.image, request.lastImage].filter((path) => path !== undefined);
     const [lora, lora2] = await this.#adapters();
@@ -259,6 +263,7 @@ export class Generation implements Disposable {
       ...given({ asked: sample.asked }),
       seed: sample.seed,
       task,
+      ...(psnr === undefined ? {} : { psnr: Number.isFinite(psnr) ? psnr : null }),
       ...(await publish(made, kind)),
       ...(request.keepFrames ? { frames: (await publish(`${stem}.frames.safetensors`, "frames")).path } : {}),
       ...(request.keepLatents ? { latents: (await publish(`${stem}.latents.safetensors`, "latents")).path } : {}),

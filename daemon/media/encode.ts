@@ -2,13 +2,13 @@
  * MP4 files that play in a browser (H.264, yuv420p, moov in front), published whole or not at all, with their recipe
  * in the comment tag.
  */
-import { open, readdir, rename, rm } from "node:fs/promises";
+import { type FileHandle, open, readdir, rename, rm } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { WaverError } from "../../plugins/errors.ts";
 import type { FrameBatch } from "../../plugins/types.ts";
 import { spawnChild } from "./child.ts";
-import { fileUrl, input, type Limits, quiet, rational } from "./ffmpeg.ts";
-import { encodeFaithfully, h264, LOSSLESS, type Run, tagged } from "./fidelity.ts";
+import { fileUrl, input, type Limits, quiet } from "./ffmpeg.ts";
+import { h264, hold, type Raw, type Reached, type Run, rawInput, tagged } from "./fidelity.ts";
 import { cancelled, diskFull, fileFacts, readFailure, throwIfCancelled, writeFailure } from "./verdict.ts";
 
 export interface WriteOptions {
@@ -33,7 +33,7 @@ export async function writeVideoFile(
   source: Frames,
   how: WriteOptions,
   limits: Limits,
-): Promise<void> {
+): Promise<{ psnr?: number }> {
   const target = resolve(path);
   const name = basename(target);
   const comment = how.metadata === undefined ? undefined : JSON.stringify(how.metadata);
@@ -51,14 +51,17 @@ export async function writeVideoFile(
     const { minPsnr = 0, fps, signal } = how;
     const frames = { first: first.value, rest: iterator, fps };
     const run = { program, target, limits, signal };
-    if (minPsnr === 0) await encode(run, frames, temporary, [...h264(plain), ...tagged(comment)]);
+    const output = [...h264(plain), ...tagged(comment)];
+    let reached: Reached | undefined;
+    if (minPsnr === 0) await encode(run, frames, temporary, output);
     else {
-      await encode(run, frames, exact, LOSSLESS);
-      await encodeFaithfully(run, exact, temporary, tagged(comment), plain, minPsnr);
+      const raw = await encode(run, frames, temporary, output, exact);
+      reached = await hold(run, { ...raw, path: exact }, temporary, tagged(comment), plain, minPsnr);
     }
     await sync(temporary);
     await rename(temporary, target);
     await sync(dirname(target));
+    return reached === undefined ? {} : { psnr: reached.psnr };
   } catch (error) {
     await rm(temporary, { force: true });
     if (how.signal?.aborted) throw cancelled();
@@ -77,33 +80,24 @@ interface Stream {
   readonly fps: number;
 }
 
-/** Frames into a file, as `output` says. */
-async function encode(run: Run, { first, rest, fps }: Stream, path: string, output: readonly string[]): Promise<void> {
+/** Frames into a file as they come, as `output` says; with `spool` their pixels into that file too. */
+async function encode(
+  run: Run,
+  { first, rest, fps }: Stream,
+  path: string,
+  output: readonly string[],
+  spool?: string,
+): Promise<Raw> {
   const { program, target, limits, signal } = run;
   const { width, height, format } = first;
   // 4:2:0 has one colour sample for 2 x 2 pixels: an odd side is extended by repeating its last line.
   const even = { width: width + (width % 2), height: height + (height % 2) };
+  const raw = { ...even, format, fps };
   const args = [
-    "-hide_banner",
-    "-nostats",
-    "-loglevel",
-    "error",
-    "-y",
-    "-f",
-    "rawvideo",
-    "-pix_fmt",
-    format,
-    "-s",
-    `${even.width}x${even.height}`,
-    "-framerate",
-    rational(fps),
-    "-i",
-    "pipe:0",
-    ...output,
-    "-threads",
-    String(limits.threads),
-    fileUrl(path),
+    ...["-hide_banner", "-nostats", "-loglevel", "error", "-y"],
+    ...[...rawInput(raw, "pipe:0"), ...output, "-threads", String(limits.threads), fileUrl(path)],
   ];
+  await using pixels: FileHandle | null = spool === undefined ? null : await open(spool, "w");
   await using child = spawnChild(program, args, {
     limits,
     cpuSeconds: 24 * 3600,
@@ -125,6 +119,7 @@ async function encode(run: Run, { first, rest, fps }: Stream, path: string, outp
       );
     }
     const bytes = even.width === width && even.height === height ? batch.data : extended(batch, even);
+    await pixels?.writeFile(bytes);
     if (ended || !(await delivered(sink, bytes, limits, () => child.kill("stall")))) break;
     const next = await rest.next();
     throwIfCancelled(signal);
@@ -138,6 +133,7 @@ async function encode(run: Run, { first, rest, fps }: Stream, path: string, outp
   }
   const result = await child.finished();
   if (result.code !== 0) throw writeFailure(target, result, signal);
+  return raw;
 }
 
 /** Writes and waits until the pipe has taken it; false when the child is gone. */

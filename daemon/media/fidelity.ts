@@ -1,10 +1,14 @@
 /**
- * How frames become H.264, and a file that is held to its frames: it is decoded again and compared, and where 4:2:0 colour
+ * How frames become H.264, and a file that is held to its frames: it is decoded once and compared, and where 4:2:0 colour
  * or the quantiser cost more than allowed, it is encoded anew, larger.
+ *
+ * The frames are kept as raw pixels for that. 81 of 832 x 480 (97 MB) are written in 0.03 s and compared in 0.7; without
+ * loss in H.264 (42 to 53 MB) it was 0.6 s and 1.4. x264's own PSNR says nothing of what 4:2:0 and the way to RGB cost: 44.6
+ * dB where the decoded file has 39.5.
  */
 import { WaverError } from "../../plugins/errors.ts";
 import { spawnChild } from "./child.ts";
-import { fileUrl, type Limits, quiet } from "./ffmpeg.ts";
+import { fileUrl, type Limits, quiet, rational } from "./ffmpeg.ts";
 import { writeFailure } from "./verdict.ts";
 
 /** What every child of one written file shares. `target` is named when it fails. */
@@ -20,8 +24,23 @@ export interface Quality {
   readonly crf: number;
 }
 
-/** RGB as it is, quickly: kept only while attempts are made. */
-export const LOSSLESS = ["-c:v", "libx264rgb", "-preset", "ultrafast", "-qp", "0", "-f", "matroska"] as const;
+/** Frames as raw pixels: of a pipe or a file. */
+export interface Raw {
+  readonly width: number;
+  readonly height: number;
+  readonly format: string;
+  readonly fps: number;
+}
+
+/** What a file was made with, and how near it came. */
+export interface Reached extends Quality {
+  readonly psnr: number;
+}
+
+export const rawInput = ({ width, height, format, fps }: Raw, url: string): string[] => [
+  ...["-f", "rawvideo", "-pix_fmt", format, "-s", `${width}x${height}`],
+  ...["-framerate", rational(fps), "-i", url],
+];
 
 /** Plays in a browser: H.264, moov in front. 4:4:4 plays in Chromium, Firefox and players on ffmpeg, not everywhere. */
 export const h264 = ({ chroma, crf }: Quality): string[] => [
@@ -67,37 +86,42 @@ const REACH = 6;
 /** Players convert colours a little differently. */
 const MARGIN = 0.5;
 
-/** The smallest file of the ladder, `plain` first, that decodes to the frames in `exact` at `minPsnr` decibels or more. */
-export async function encodeFaithfully(
+/**
+ * Holds the file at `path`, made with `plain`, to the frames in `exact`: while it decodes to fewer than `minPsnr` decibels it
+ * is made anew, up the ladder. The last rung stays where none reaches.
+ */
+export async function hold(
   run: Run,
-  exact: string,
+  exact: Raw & { readonly path: string },
   path: string,
   tags: readonly string[],
   plain: Quality,
   minPsnr: number,
-): Promise<void> {
+): Promise<Reached> {
   const wanted = minPsnr + MARGIN;
-  let reached = Number.NEGATIVE_INFINITY;
-  for (const quality of [plain, ...LADDER]) {
-    if (quality !== plain && quality.chroma === "yuv420p" && reached < wanted - REACH) continue;
+  let reached: Reached = { ...plain, psnr: await psnr(run, path, exact) };
+  for (const quality of LADDER) {
+    if (reached.psnr >= wanted) break;
+    if (quality.chroma === "yuv420p" && reached.psnr < wanted - REACH) continue;
     const threads = ["-threads", String(run.limits.threads)];
     await ffmpeg(run, [
-      ...[...quiet("error"), "-y", "-i", fileUrl(exact)],
+      ...[...quiet("error"), "-y", ...rawInput(exact, fileUrl(exact.path))],
       ...[...h264(quality), ...tags, ...threads, fileUrl(path)],
     ]);
-    reached = await psnr(run, path, exact);
-    if (reached >= wanted) return;
+    reached = { ...quality, psnr: await psnr(run, path, exact) };
   }
+  return reached;
 }
 
-/** Decibels between what two files decode to, in RGB, over all frames and channels. */
-async function psnr(run: Run, path: string, exact: string): Promise<number> {
+/** Decibels between what a file decodes to and raw pixels, in RGB, over all frames and channels. */
+async function psnr(run: Run, path: string, exact: Raw & { readonly path: string }): Promise<number> {
   // frame by frame: containers keep time in units of their own
   const counted = "format=gbrp,settb=AVTB,setpts=N*1000";
   const compare = `[0:v]${counted}[a];[1:v]${counted}[b];[a][b]psnr`;
+  const threads = String(run.limits.threads);
   const said = await ffmpeg(run, [
-    ...[...quiet("info"), "-i", fileUrl(path), "-i", fileUrl(exact)],
-    ...["-lavfi", compare, "-f", "null", "-"],
+    ...[...quiet("info"), "-threads", threads, "-i", fileUrl(path), ...rawInput(exact, fileUrl(exact.path))],
+    ...["-filter_complex_threads", threads, "-lavfi", compare, "-f", "null", "-"],
   ]);
   const average = /PSNR [^\n]*average:(\S+)/.exec(said)?.[1];
   if (average === undefined)
