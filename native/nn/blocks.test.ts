@@ -4,7 +4,7 @@ import { outline } from "../outline.ts";
 import { allocatedBytes, peakBytes, resetPeakBytes } from "../runtime.ts";
 import { liveTensors, scope } from "../scope.ts";
 import type { Tensor } from "../tensor.ts";
-import { throughBlocks } from "./blocks.ts";
+import { type BlockStretch, throughBlocks, withShortcut } from "./blocks.ts";
 import { Module } from "./module.ts";
 
 /** Adds one by way of three tensors. */
@@ -72,4 +72,35 @@ test("an outline sees the same peak as the run", () => {
   const planned = outline("cpu", () => void throughBlocks(blocks, shape, (block, x) => block.forward(x))).peakBytes;
   // the run also makes scalars
   expect(Math.abs(planned - peak)).toBeLessThan(64);
+});
+
+test("a shortcut runs what it will of each stretch; blocks inside a block are not its business", () => {
+  using x = ones([2]);
+  const lengths: number[] = [];
+  /** All but the second block. */
+  const through = (stretch: BlockStretch, carry: readonly Tensor[]): Tensor[] => {
+    lengths.push(stretch.length);
+    return stretch.run(stretch.run(carry, 0, 1), 2, stretch.length);
+  };
+  const nested = (block: Block, x: Tensor): Tensor => throughBlocks([block, block], x, (each, y) => each.forward(y));
+  const alive = liveTensors();
+  scope(() => {
+    const given = withShortcut({ through }, () => {
+      const pair = throughBlocks<Block, { a: Tensor; rest: [Tensor, number] }>(
+        blocks,
+        { a: x, rest: [x, 5] },
+        (block, { a, rest: [b, n] }) => ({ a: block.forward(a), rest: [nested(block, b), n] }),
+      );
+      return [pair.a, ...pair.rest, throughBlocks(blocks.slice(0, 3), x, (block, y) => block.forward(y))] as const;
+    });
+    expect(given.map((y) => (typeof y === "number" ? y : y.toNumbers()[0]))).toEqual([8, 15, 5, 3]);
+  });
+  expect(lengths).toEqual([8, 3]);
+  expect(liveTensors()).toBe(alive);
+  expect(x.disposed).toBe(false);
+  expect(() =>
+    scope(
+      () => void withShortcut({ through: () => [] }, () => throughBlocks(blocks, x, (block, y) => block.forward(y))),
+    ),
+  ).toThrow(/as many tensors/);
 });

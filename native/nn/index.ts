@@ -1,5 +1,14 @@
 export * from "./attention.ts";
-export { type BlockKeeper, type BlockPolicy, setBlockKeeper, throughBlocks, withBlockPolicy } from "./blocks.ts";
+export {
+  type BlockKeeper,
+  type BlockPolicy,
+  type BlockStretch,
+  type Shortcut,
+  setBlockKeeper,
+  throughBlocks,
+  withBlockPolicy,
+  withShortcut,
+} from "./blocks.ts";
 export { KVCache } from "./cache.ts";
 export * from "./decoder.ts";
 export * from "./encoder.ts";
