@@ -7,6 +7,8 @@
 import { z } from "zod";
 import type { Tensor } from "../native/index.ts";
 import {
+  type AccelerateRequest,
+  type Accelerator,
   type Adapter,
   type AdaptRequest,
   Caption,
@@ -37,7 +39,7 @@ import {
  * Minor: a new hook or an optional field. Major: anything else. 0.x until generation, curation and training have all been
  * built on it, and there both stand one place further right.
  */
-export const HOOK_API = "0.1.2";
+export const HOOK_API = "0.1.3";
 
 export type Mode = "pick" | "chain" | "gather";
 
@@ -158,6 +160,14 @@ export const hooks = {
     z.object({ formats: z.array(z.string()).min(1) }),
     "small weights that ride on a network's own; options name the file",
     { portable: false },
+  ),
+  accelerate: define(
+    "pick",
+    local<AccelerateRequest>("an accelerate request"),
+    local<Accelerator>("an accelerator"),
+    none,
+    "leaves out of a denoiser's passes what hardly changes between steps",
+    { portable: false, since: "0.1.3" },
   ),
   guide: define("pick", none, local<Guide>("a guide"), none, "turns one or more predictions into the guided one", {
     portable: false,

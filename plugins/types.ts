@@ -253,6 +253,41 @@ export interface AdaptRequest {
   readonly denoiser: Denoiser;
 }
 
+/** Whose pass through a denoiser it is. Nothing is known of one from another that differs in network, branch or call. */
+export interface PassOf {
+  /** 0, or 1 for the second of two denoisers. */
+  readonly network: number;
+  readonly branch: "positive" | "negative";
+  /** Counts the passes of that branch within the step. */
+  readonly call: number;
+  readonly step: number;
+  readonly numSteps: number;
+}
+
+/** What an accelerator needs of the passes so far. */
+export interface AcceleratorMemory {
+  readonly tensors: Readonly<Record<string, Tensor>>;
+  /** Plain data. */
+  readonly facts: unknown;
+}
+
+/** Leaves out of a denoiser's passes what is much as it was a step before, over the steps of one batch. */
+export interface Accelerator extends Disposable {
+  /** Runs a pass (synchronous), or as much of it as it must. A row of a batch is treated as if it were alone. */
+  during<T>(of: PassOf, pass: () => T): T;
+  /** Blocks in all passes so far, and how many of them did not run. */
+  readonly tally: { readonly blocks: number; readonly skipped: number };
+  /** With this one begins anew where this one stands (a killed sample); borrowed, until the next pass. */
+  memory(): AcceleratorMemory;
+  /** Whether the host is to make each sample a second time, without it, and say how far the two are apart. */
+  readonly isMeasured: boolean;
+}
+
+export interface AccelerateRequest {
+  /** Of the one to go on from; borrowed. */
+  readonly memory?: AcceleratorMemory | undefined;
+}
+
 // ---------------------------------------------------------------------------------------------------- sampling
 
 /** One denoise step as a guide sees it. `predict` may be called any number of times, for instance once more with a layer left out. */
