@@ -70,7 +70,14 @@ function put(body: Bag, field: Field, token: Token, started: Set<string>, root: 
     set(body, path, [...before, ...values]);
     return;
   }
-  set(body, path, scalar(token, meaning, name, path.at(-1) as string, root, cwd));
+  const value = scalar(token, meaning, name, path.at(-1) as string, root, cwd);
+  // A word stands for a whole group: a part of it beside it would undo it, or be undone.
+  const beside = typeof value === "string" && [...started].some((each) => each.startsWith(`${flag}.`));
+  if (typeof at(body, path.slice(0, -1)) === "string" || beside)
+    throw new WaverError("invalid_input", `${name}: a group is said by a word or part by part, not both`, {
+      hint: "leave one of them out",
+    });
+  set(body, path, value);
 }
 
 function scalar(

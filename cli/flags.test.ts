@@ -26,6 +26,10 @@ const input = z.strictObject({
   rows: z.array(z.strictObject({ id: z.string() })).optional(),
   words: z.union([z.string(), z.array(z.string())]).optional(),
   maybe: z.number().nullable().optional(),
+  split: z
+    .union([z.enum(["even", "odd"]), z.strictObject({ by: z.int().default(1) })])
+    .optional()
+    .meta({ description: "how it is split" }),
 });
 const json = (schema: z.ZodType): Record<string, unknown> =>
   z.toJSONSchema(schema, { io: "input" }) as Record<string, unknown>;
@@ -111,6 +115,23 @@ describe("a schema's flags", () => {
     expect(flags["num-steps"]?.description).toBe("steps of the sampler (1 to 1000) [default: 30]");
     expect(flags["guide"]?.description).toBe("how it is guided; one of plain, video-apg [default: plain]");
     expect(kebab("numSteps2D")).toBe("num-steps2-d");
+  });
+
+  test("a group that goes by a word takes the word, its parts or JSON, and not two of them", () => {
+    const flags = flagsOf(shape, operation);
+    expect(flags["split"]).toMatchObject({ hidden: false, description: "how it is split; one of even, odd" });
+    expect(flags["limits"]).toMatchObject({ hidden: true });
+    expect(body("--split", "odd")["split"]).toBe("odd");
+    expect(body("--split.by", "3")["split"]).toEqual({ by: 3 });
+    expect(body("--split", '{"by":4}', "--split.by", "3")["split"]).toEqual({ by: 3 });
+    expect(codeOf(() => body("--split", "both"))).toBe(
+      'invalid_input: --split is one of even, odd, or JSON, not "both"',
+    );
+    const both = "a group is said by a word or part by part, not both";
+    expect(codeOf(() => body("--split", "odd", "--split.by", "3"))).toBe(`invalid_input: --split.by: ${both}`);
+    expect(codeOf(() => body("--split.by", "3", "--split", "odd"))).toBe(`invalid_input: --split: ${both}`);
+    const base = { split: { by: 5 } };
+    expect(bodyOf(shape, { tokens: tokens("a ball", "--split", "odd"), base, cwd })["split"]).toBe("odd");
   });
 
   test("the obvious field is an argument", () => {

@@ -131,7 +131,7 @@ export function flagsOf(shape: Shape, operation: OperationDoc): Interfaces.FlagI
   const flags: Interfaces.FlagInput = {};
   const positional = new Set(shape.positional.map((field) => field.flag));
   for (const { flag, meaning, required } of shape.fields) {
-    const hidden = positional.has(flag) || meaning.kind === "group";
+    const hidden = positional.has(flag) || isWhole(meaning);
     flags[flag] = flagOf(meaning, { description: `${required ? "(needed) " : ""}${described(meaning)}`, hidden });
   }
   for (const slot of shape.slots) {
@@ -154,7 +154,7 @@ export function flagsOf(shape: Shape, operation: OperationDoc): Interfaces.FlagI
           : `${variants.map((each) => each.provider).join(", ")}: `;
       const how = {
         description: `${whose}${described(first.meaning)}`,
-        hidden: first.meaning.kind === "group",
+        hidden: isWhole(first.meaning),
         helpGroup,
       };
       flags[name] = slot.many || !same ? textFlag(how, true, first.meaning) : flagOf(first.meaning, how);
@@ -188,9 +188,12 @@ function flagOf(meaning: Meaning, how: How): Interfaces.FlagInput[string] {
   return textFlag(how, meaning.kind === "list", meaning);
 }
 
+/** A group of which nothing but JSON says the whole: its fields are what a person writes. */
+const isWhole = ({ kind, choices }: Meaning): boolean => kind === "group" && choices.length === 0;
+
 /** Values are checked in body.ts, where messages can name the field and say what was expected. */
 function textFlag(how: How, multiple: boolean, meaning: Meaning): Interfaces.FlagInput[string] {
-  const helpValue = `<${PLACEHOLDER[meaning.kind]}>`;
+  const helpValue = `<${PLACEHOLDER[meaning.kind === "group" && !isWhole(meaning) ? "choice" : meaning.kind]}>`;
   // Non-greedy: `--seed 1 "a prompt"` must leave the prompt alone.
   return multiple
     ? Flags.string({ ...how, helpValue, multiple: true, multipleNonGreedy: true })

@@ -46,6 +46,7 @@ export interface Meaning {
   readonly schema: Schema;
   /** Whether null is a value of it; written `null`. */
   readonly nullable: boolean;
+  /** Words that it takes; of a group, those that stand for the whole. */
   readonly choices: readonly string[];
   /** Of a list. */
   readonly item: Meaning | null;
@@ -73,6 +74,12 @@ export function meaningOf(given: Schema, root: Schema): Meaning {
     const list = kinds.find((each) => each.kind === "list");
     if (list !== undefined && kinds.every((each) => each === list || each.kind === list.item?.kind))
       return of("list", { item: list.item });
+    // A group that also goes by a word.
+    const group = kinds.find((each) => each.kind === "group");
+    if (group !== undefined && kinds.every((each) => each === group || each.kind === "choice")) {
+      const { anyOf: _, oneOf: __, ...own } = schema;
+      return of("group", { schema: { ...group.schema, ...own }, choices: kinds.flatMap((each) => each.choices) });
+    }
     return of(kinds.every((each) => SCALAR.has(each.kind)) ? "either" : "json");
   }
   switch (schema.type) {
@@ -149,6 +156,9 @@ export function parsedValue(text: string, meaning: Meaning, name: string, root: 
     case "either":
       return /^(-?\d+(\.\d+)?([eE][-+]?\d+)?|true|false)$/.test(text) ? JSON.parse(text) : text;
     case "group": {
+      const { choices } = meaning;
+      if (choices.includes(text)) return text;
+      if (choices.length > 0 && !text.startsWith("{")) throw wrong(name, text, `one of ${choices.join(", ")}, or JSON`);
       const [, width, height] = /^(\d+)x(\d+)$/.exec(text) ?? [];
       const isSize = ["width", "height"].every((each) => meaning.schema.properties?.[each] !== undefined);
       return isSize && width !== undefined ? { width: Number(width), height: Number(height) } : jsonOf(text, name);

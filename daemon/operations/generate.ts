@@ -61,7 +61,7 @@ export const generate = defineOperation({
     items.flatMap(({ path, latents, frames }) => [path, latents, frames].filter((each) => each !== undefined)),
   examples: [
     'waver generate --model MODEL --prompt "a red ball rolls over grass" --output ball.mp4',
-    'waver generate --model MODEL --prompt "a red ball rolls over grass" --ranks 4 --parallel.replicas 2',
+    'waver generate --model MODEL --prompt "a red ball rolls over grass" --ranks 4 --parallel cfg',
     'waver generate --model MODEL --prompt "a red ball" --component transformer=other.safetensors',
     'waver generate --model MODEL --prompt "a red ball rolls over grass" --rewrite local --rewrite.path CHAT_MODEL',
     "waver generate --model MODEL --prompt-file prompts.txt --image first.png --guide video-apg --output out/",

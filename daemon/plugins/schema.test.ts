@@ -54,6 +54,19 @@ describe("a body", () => {
     expect(refusal(many, { prompt: "" }).code).toBe("invalid_input");
   });
 
+  test("that is wrong inside an alternative is told of that alternative", () => {
+    const split = z.union([z.enum(["even", "odd"]), z.strictObject({ by: z.int().positive() })]).optional();
+    const either = parts({}, { input: z.object({ split }) });
+    const said = (body: unknown): string => {
+      const { code, message } = refusal(either, { split: body });
+      return `${code}: ${message}`;
+    };
+    expect(said("both")).toContain('split: Invalid option: expected one of "even"|"odd"');
+    expect(said({ by: 0 })).toContain("split.by: ");
+    expect(said({ by: 1, to: 1 })).toBe("unknown_option: generate has no option split.to");
+    expect(parse(either, { split: { by: 2 } }).body).toEqual({ split: { by: 2 } });
+  });
+
   test("prefers the configuration's default, unless that provider is not installed", () => {
     expect(parse(parts({ guide }, { defaults: { guide: "late" } }), { prompt: "" }).picks).toEqual({
       guide: { id: "late", from: 0.5 },

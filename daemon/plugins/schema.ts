@@ -97,9 +97,10 @@ function withId(pick: unknown, fallback: unknown): unknown {
 }
 
 function explain(parts: BodyParts, body: Bag, error: z.ZodError): WaverError {
-  const issues = error.issues.map((issue) => ({ path: issue.path.join("."), message: issue.message }));
+  const found = error.issues.flatMap((issue) => meant(issue, valueAt(body, issue.path.map(String))));
+  const issues = found.map((issue) => ({ path: issue.path.join("."), message: issue.message }));
   const data = { operation: parts.name, issues };
-  const unknown = error.issues.find((issue) => issue.code === "unrecognized_keys");
+  const unknown = found.find((issue) => issue.code === "unrecognized_keys");
   if (unknown?.code === "unrecognized_keys") {
     const key = unknown.keys[0] ?? "";
     const path = unknown.path.map(String);
@@ -109,7 +110,7 @@ function explain(parts: BodyParts, body: Bag, error: z.ZodError): WaverError {
       data,
     });
   }
-  const issue = error.issues[0] as z.core.$ZodIssue;
+  const issue = found[0] as z.core.$ZodIssue;
   const path = issue.path.map(String);
   const slot = parts.slots[path[0] ?? ""];
   if (slot !== undefined) {
@@ -135,6 +136,17 @@ function explain(parts: BodyParts, body: Bag, error: z.ZodError): WaverError {
     missing ? `${parts.name} needs ${where}` : `${where === "" ? parts.name : where}: ${issue.message}`,
     { data },
   );
+}
+
+/** Of a union, what is wrong in the one alternative that the value is of the kind of; the whole where that is not one. */
+function meant(issue: z.core.$ZodIssue, value: unknown): readonly z.core.$ZodIssue[] {
+  if (issue.code !== "invalid_union") return [issue];
+  const isObject = value !== null && typeof value === "object";
+  const others = (each: z.core.$ZodIssue): boolean =>
+    each.path.length === 0 && (each.code === "invalid_type" || (each.code === "invalid_value" && isObject));
+  const [own, ...more] = issue.errors.filter((issues) => !issues.some(others));
+  if (own === undefined || more.length > 0) return [issue];
+  return own.map((each) => ({ ...each, path: [...issue.path, ...each.path] }) as z.core.$ZodIssue);
 }
 
 /** Keys that would have been accepted where an unknown one stood; null inside nested values. */

@@ -21,9 +21,25 @@ export const Parallel = z.strictObject({
 });
 export type Parallel = z.output<typeof Parallel>;
 
+/** The usual ways in a word. */
+const WORDS = {
+  auto: {},
+  ulysses: { attention: "ulysses" },
+  ring: { attention: "ring" },
+  cfg: { replicas: 2 },
+} as const satisfies Record<string, z.input<typeof Parallel>>;
+type Word = keyof typeof WORDS;
+
 export const rankFields = {
   ranks: count.max(1024).default(1).meta({ description: "processes that make one sample together, on a device each" }),
-  parallel: Parallel.optional().meta({ description: "what the ranks share; sequences when absent" }),
+  parallel: z
+    .union([z.enum(Object.keys(WORDS) as [Word, ...Word[]]), Parallel])
+    .transform((given): Parallel => (typeof given === "string" ? Parallel.parse(WORDS[given]) : given))
+    .optional()
+    .meta({
+      description:
+        "what the ranks share: a sequence (auto, ulysses by heads, ring by keys and values) or the prompts (cfg); or each of it by itself",
+    }),
 } as const;
 
 /** What is wrong with the two fields, before anything is started. */
@@ -33,7 +49,10 @@ export function* problemsOfRanks(
 ): Generator<[field: "ranks" | "parallel", problem: string]> {
   if (parallel === undefined) return;
   const { replicas, ulysses, attention } = parallel;
-  if (ranks % replicas !== 0) yield ["parallel", `${ranks} ranks do not divide into parallel.replicas ${replicas}`];
+  if (ranks === 1)
+    yield ["parallel", "there is one rank, which shares with nobody: give ranks 2 or more, or leave parallel out"];
+  else if (ranks % replicas !== 0)
+    yield ["parallel", `${ranks} ranks do not divide into parallel.replicas ${replicas}`];
   else if (ulysses !== undefined && (ranks / replicas) % ulysses !== 0)
     yield ["parallel", `${ranks / replicas} ranks of a sequence do not divide by parallel.ulysses ${ulysses}`];
   if (ulysses !== undefined && ulysses > 1 && attention === "ring")

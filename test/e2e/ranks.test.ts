@@ -25,7 +25,7 @@ describe.each(["wan", "waver"] as const)("%s: the latents of one rank", (family)
 
   test.each([
     ["2 ranks, Ulysses", { ranks: 2, parallel: { attention: "ulysses" } }],
-    ["2 ranks, Ring", { ranks: 2, parallel: { attention: "ring" } }],
+    ["2 ranks, Ring", { ranks: 2, parallel: "ring" }],
     ["4 ranks: both", { ranks: 4 }],
     ["4 ranks: both prompts side by side, each on 2", { ranks: 4, parallel: { replicas: 2 } }],
     ["2 ranks with half of the weights each", { ranks: 2, parallel: { shardWeights: true } }],
@@ -93,7 +93,9 @@ test.each([
     { ranks: 5, width: 32, height: 16, numFrames: 5 },
     "4 tokens cannot be spread over 5 ranks",
   ],
-  ["replicas", "wan", { ranks: 3, parallel: { replicas: 2 } }, "3 ranks do not divide into parallel.replicas 2"],
+  ["replicas", "wan", { ranks: 3, parallel: "cfg" }, "3 ranks do not divide into parallel.replicas 2"],
+  ["one rank alone", "wan", { parallel: "ulysses" }, "there is one rank, which shares with nobody"],
+  ["a way that there is not", "wan", { ranks: 2, parallel: "tensor" }, '"auto"|"ulysses"|"ring"|"cfg"'],
   ["more ranks than a machine has use for", "wan", { ranks: 1000 }, "ranks 1000 are more than the"],
   [
     "LoRA",
