@@ -48,6 +48,7 @@ export interface Addon {
   mapFile(fd: number): number;
   unmapFile(id: number): void;
   fromMapping(id: number, offset: number, size: number, dtype: string, shape: readonly number[]): number;
+  adviseMapping(id: number, offset: number, size: number, soon: boolean): void;
   syncFolder(path: string): void;
   writeTensor(fd: number, handle: number): void;
   allocatedBytes(): number;
@@ -58,9 +59,17 @@ export interface Addon {
   resetOutlinedPeakBytes(): void;
   deviceCount(): number;
   cudaMemory(index: number): { allocated: number; reserved: number; peak: number } | null;
+  deviceMemory(device: string): { free: number; total: number } | null;
   setCacheLimit(bytes: number): void;
   cachedBytes(): number;
   emptyCache(): void;
+  openStream(device: string): number;
+  closeStream(stream: number): void;
+  enterStream(stream: number): void;
+  leaveStream(): void;
+  mark(device: string): number;
+  awaitMark(mark: number): void;
+  closeMark(mark: number): void;
   newGenerator(high: number, low: number, device: string): number;
   freeGenerator(id: number): void;
   generatorState(id: number): number;

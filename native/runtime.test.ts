@@ -47,3 +47,18 @@ test("the machine is told", () => {
   expect(w.deviceCount()).toBeGreaterThanOrEqual(0);
   if (w.deviceCount() === 0) expect(w.cudaMemory()).toBeNull();
 });
+
+test("a CPU has one order of work: streams and marks change nothing", () => {
+  using stream = w.Stream.open("cpu");
+  using mark = stream.run(() => w.Mark.set("cpu"));
+  mark.wait();
+  expect(() =>
+    stream.run(() => {
+      throw new Error("stop");
+    }),
+  ).toThrow("stop");
+  expect(stream.run(() => 1)).toBe(1);
+  stream[Symbol.dispose]();
+  expect(() => stream.run(() => 1)).toThrow("closed already");
+  expect(w.deviceMemory("cpu")).toBeNull();
+});

@@ -1,5 +1,6 @@
 // The machine as the engine sees it: threads, memory, devices, the heartbeat.
 import { addon } from "./addon.ts";
+import type { Device } from "./tensor.ts";
 
 /** Threads inside one operator. */
 export function setThreads(n: number): void {
@@ -24,6 +25,10 @@ export function deviceCount(): number {
 }
 export function cudaMemory(index = 0): { allocated: number; reserved: number; peak: number } | null {
   return addon().cudaMemory(index);
+}
+/** Of an accelerator, as its driver counts; null for the CPU. */
+export function deviceMemory(device: Device): { free: number; total: number } | null {
+  return addon().deviceMemory(device);
 }
 /** How many bytes of freed CPU memory are kept for the next tensors (1 GiB at start); what is kept now is given back. */
 export function setCacheLimit(bytes: number): void {

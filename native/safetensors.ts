@@ -34,6 +34,10 @@ export interface Checkpoint extends Disposable {
   info(key: string): TensorInfo;
   /** Points into the file's mapping where it can (in-place changes stay in memory); converted, a copy. */
   get(key: string, options?: { dtype?: DType; device?: Device }): Tensor;
+  /** Its bytes will be read soon: the system may bring them from the disk meanwhile. */
+  prefetch(key: string): void;
+  /** The tensor that get() gave is freed: its bytes leave this process until it is asked for again. */
+  release(key: string): void;
   has(key: string): boolean;
   dispose(): void;
 }
@@ -125,6 +129,17 @@ class SafetensorsFile implements Checkpoint {
       mapped.dispose();
     }
   }
+  prefetch(key: string): void {
+    this.#advise(key, true);
+  }
+  release(key: string): void {
+    this.#given.delete(key);
+    this.#advise(key, false);
+  }
+  #advise(key: string, soon: boolean): void {
+    const { begin, end } = this.#entry(key);
+    if (this.#mapping !== 0) addon().adviseMapping(this.#mapping, this.#dataStart + begin, end - begin, soon);
+  }
   /** Memory that tensors point into stays mapped until the last of them is freed. */
   #unmap(): void {
     if (this.#mapping !== 0) addon().unmapFile(this.#mapping);
@@ -199,6 +214,12 @@ class Shards implements Checkpoint {
   }
   get(key: string, options?: { dtype?: DType; device?: Device }): Tensor {
     return this.#file(key).get(key, options);
+  }
+  prefetch(key: string): void {
+    this.#file(key).prefetch(key);
+  }
+  release(key: string): void {
+    this.#file(key).release(key);
   }
   dispose(): void {
     for (const f of this.#files.values()) f.dispose();

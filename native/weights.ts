@@ -21,6 +21,8 @@ export function weightsOf(file: Checkpoint, nameOf: (key: string) => string | un
     keys: [...keys.keys()],
     get: (name) => file.get(keyOf(name)),
     info: (name) => file.info(keyOf(name)),
+    prefetch: (name) => file.prefetch(keyOf(name)),
+    release: (name) => file.release(keyOf(name)),
     exclusive: true,
   };
 }

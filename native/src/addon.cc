@@ -9,6 +9,7 @@ void registerIo(napi_env, napi_value);
 void registerMemory(napi_env, napi_value);
 void registerRuntime(napi_env, napi_value);
 void registerDist(napi_env, napi_value);
+void registerStream(napi_env, napi_value);
 }  // namespace waver
 
 NAPI_MODULE_INIT() {
@@ -19,5 +20,6 @@ NAPI_MODULE_INIT() {
   waver::registerIo(env, exports);
   waver::registerRuntime(env, exports);
   waver::registerDist(env, exports);
+  waver::registerStream(env, exports);
   return exports;
 }

@@ -2,6 +2,7 @@
 #define USE_C10D_GLOO 1
 #include "slots.h"
 #include "js.h"
+#include "table.h"
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/clone.h>
 #include <ATen/ops/empty.h>
@@ -23,7 +24,6 @@
 #endif
 #include <torch/library.h>
 #include <unistd.h>
-#include <unordered_map>
 
 // libtorch before 2.15 knows the one-tensor collectives only by the names that it calls deprecated since.
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
@@ -35,20 +35,6 @@ using Group = c10::intrusive_ptr<c10d::ProcessGroup>;
 using Work = c10::intrusive_ptr<c10d::Work>;
 
 // Never destroyed: threads of Gloo and of the store may still run when the process ends.
-template <class T>
-struct Table {
-  std::unordered_map<uint32_t, T> items;
-  uint32_t next = 1;
-  uint32_t add(T item) {
-    items.emplace(next, std::move(item));
-    return next++;
-  }
-  T& at(double id, const char* what) {
-    auto it = items.find(static_cast<uint32_t>(id));
-    if (it == items.end()) throw Failure("tensor_stale", std::string(what) + " was closed already");
-    return it->second;
-  }
-};
 using Stores = Table<c10::intrusive_ptr<c10d::Store>>;
 Stores& stores() {
   static auto* t = new Stores();

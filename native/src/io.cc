@@ -76,6 +76,23 @@ napi_value FromMapping(napi_env env, napi_callback_info info) {
   }
   return mk(env, put(std::move(t)));
 }
+// adviseMapping(id, byteOffset, byteLength, soon): of the whole pages of that stretch. Soon: read ahead, without waiting. Else
+// they leave this process, and come from the file again when touched; what was changed in them in memory is gone.
+napi_value AdviseMapping(napi_env env, napi_callback_info info) {
+  Args a(env, info);
+  auto it = mappings().find(static_cast<uint32_t>(num(env, a.v[0])));
+  if (it == mappings().end()) throw Failure("tensor_stale", "the checkpoint file is closed");
+  auto& m = *it->second;
+  auto offset = static_cast<size_t>(num(env, a.v[1])), size = static_cast<size_t>(num(env, a.v[2]));
+  bool soon = flag(env, a.v[3]);
+  if (offset > m.size || size > m.size - offset) throw Failure("checkpoint_truncated", "the stretch does not lie inside the file");
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  // a page at the edge is shared with a neighbour, which may have changed its part
+  size_t from = soon ? offset / page * page : (offset + page - 1) / page * page;
+  size_t to = soon ? offset + size : (offset + size) / page * page;
+  if (from < to) madvise(m.data + from, to - from, soon ? MADV_WILLNEED : MADV_DONTNEED);  // advice: a refusal changes no result
+  return nullptr;
+}
 napi_value SyncFolder(napi_env env, napi_callback_info info) {
   Args a(env, info);
   auto path = str(env, a.v[0]);
@@ -109,6 +126,7 @@ void registerIo(napi_env env, napi_value e) {
   define(env, e, "mapFile", guarded<MapFile>);
   define(env, e, "unmapFile", guarded<UnmapFile>);
   define(env, e, "fromMapping", guarded<FromMapping>);
+  define(env, e, "adviseMapping", guarded<AdviseMapping>);
   define(env, e, "syncFolder", guarded<SyncFolder>);
   define(env, e, "writeTensor", guarded<WriteTensor>);
 }

@@ -2,6 +2,7 @@
 #include "slots.h"
 #include "js.h"
 #include <ATen/Context.h>
+#include <ATen/DeviceAccelerator.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
@@ -161,6 +162,18 @@ napi_value CudaMemory(napi_env env, napi_callback_info info) {
   napi_set_named_property(env, o, "peak", mk(env, static_cast<double>(stats.allocated_bytes[0].peak)));
   return o;
 }
+// deviceMemory(device) -> { free, total } of an accelerator, as its driver counts; null for the CPU
+napi_value DeviceMemory(napi_env env, napi_callback_info info) {
+  Args a(env, info);
+  auto device = parseDevice(str(env, a.v[0]));
+  if (device.is_cpu() || !at::accelerator::isAccelerator(device.type())) return mkNull(env);
+  auto [free, total] = at::accelerator::getMemoryInfo(device.has_index() ? device.index() : static_cast<c10::DeviceIndex>(0));
+  napi_value o;
+  napi_create_object(env, &o);
+  napi_set_named_property(env, o, "free", mk(env, static_cast<double>(free)));
+  napi_set_named_property(env, o, "total", mk(env, static_cast<double>(total)));
+  return o;
+}
 napi_value EmptyCache(napi_env, napi_callback_info) {
   cache().clear();
   if (at::globalContext().hasCUDA() && at::detail::getCUDAHooks().deviceCount() > 0) c10::getDeviceAllocator(at::kCUDA)->emptyCache();
@@ -187,6 +200,7 @@ void registerMemory(napi_env env, napi_value e) {
   define(env, e, "resetOutlinedPeakBytes", guarded<ResetOutlinedPeak>);
   define(env, e, "deviceCount", guarded<DeviceCount>);
   define(env, e, "cudaMemory", guarded<CudaMemory>);
+  define(env, e, "deviceMemory", guarded<DeviceMemory>);
   define(env, e, "setCacheLimit", guarded<SetCacheLimit>);
   define(env, e, "cachedBytes", guarded<CachedBytes>);
   define(env, e, "emptyCache", guarded<EmptyCache>);
