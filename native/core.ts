@@ -95,6 +95,12 @@ export abstract class TensorCore implements Disposable {
     return n;
   }
 
+  /** @internal Handle and version: another tensor in its place changes the first, an operator in place the second; -1: uncounted. */
+  get stamp(): readonly [handle: number, version: number] {
+    const handle = this.live();
+    return [handle, addon().version(handle)];
+  }
+
   get requiresGrad(): boolean {
     return addon().requiresGrad(this.live());
   }

@@ -1,5 +1,4 @@
 // Tensors computed from others and kept until one of those changes: packed weights, text keys and values.
-import { addon } from "./addon.ts";
 import type { TensorCore } from "./core.ts";
 import { keep, scope } from "./scope.ts";
 import type { Tensor } from "./tensor.ts";
@@ -10,16 +9,15 @@ export interface Derived {
   readonly tensors: readonly Tensor[];
 }
 
-/** Handle and version: another tensor in a weight's place changes the first, an operator in place the second. */
 function stampOf(from: readonly (TensorCore | number | null)[]): number[] | null {
   const stamp: number[] = [];
   for (const each of from) {
     if (each === null) stamp.push(0);
     else if (typeof each === "number") stamp.push(each);
     else {
-      const version = addon().version(each.live());
+      const [handle, version] = each.stamp;
       if (version < 0) return null; // made in inference mode: nobody counts its changes
-      stamp.push(each.handle, version);
+      stamp.push(handle, version);
     }
   }
   return stamp;

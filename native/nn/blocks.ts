@@ -36,6 +36,7 @@ export interface Shortcut {
 
 let policy: BlockPolicy | null = null;
 let shortcut: Shortcut | null = null;
+const policies = new WeakMap<Module, BlockPolicy>();
 let keeper: BlockKeeper | null = null;
 
 /** For this process from now on, for every network that is loaded in it. */
@@ -45,7 +46,12 @@ export function setBlockKeeper(chosen: BlockKeeper | null): void {
 /** @internal */
 export const blockKeeper = (): BlockKeeper | null => keeper;
 
-/** Runs `fn` (synchronous) with a policy around every block. */
+/** A policy around these blocks wherever they run. */
+export function setBlockPolicy(blocks: readonly Module[], chosen: BlockPolicy): void {
+  for (const block of blocks) policies.set(block, chosen);
+}
+
+/** Runs `fn` (synchronous) with a policy around every block that has none of its own. */
 export function withBlockPolicy<T>(chosen: BlockPolicy | null, fn: () => T): T {
   const before = policy;
   policy = chosen;
@@ -82,11 +88,12 @@ export function throughBlocks<B extends Module, C>(
     let current = given;
     for (let i = from; i < to; i++) {
       const block = blocks[i] as B;
-      policy?.before(block, i + 1 < to ? blocks[i + 1] : undefined);
+      const around = policies.get(block) ?? policy;
+      around?.before(block, i + 1 < to ? blocks[i + 1] : undefined);
       const next = scope(() => step(block, current, i));
       if (!keep && i > from) freeBut(current, next);
       current = next;
-      policy?.after(block);
+      around?.after(block);
     }
     return current;
   };

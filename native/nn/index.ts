@@ -5,6 +5,7 @@ export {
   type BlockStretch,
   type Shortcut,
   setBlockKeeper,
+  setBlockPolicy,
   throughBlocks,
   withBlockPolicy,
   withShortcut,
@@ -21,6 +22,7 @@ export * from "./layers.ts";
 export * from "./linear.ts";
 export { Adaptable, fused, type LowRank, withLowRank } from "./lowrank.ts";
 export { type LoadOptions, Module, type WeightSource } from "./module.ts";
+export { offloadedBytes, PinnedBlocks } from "./offload.ts";
 export { Parameter } from "./parameter.ts";
 export { type PatchGrid, type PatchSettings, patchify, smartResize } from "./patches.ts";
 export { remembered } from "./remembered.ts";

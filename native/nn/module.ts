@@ -6,8 +6,9 @@ import type { Generator } from "../generator.ts";
 import { empty } from "../ops.ts";
 import { scope } from "../scope.ts";
 import type { Device, Tensor } from "../tensor.ts";
-import { blockKeeper } from "./blocks.ts";
+import { blockKeeper, setBlockPolicy } from "./blocks.ts";
 import { type Init, zerosInit } from "./init.ts";
+import { checkOffload, Offload } from "./offload.ts";
 import { Parameter } from "./parameter.ts";
 
 /** Where weights come from: an open checkpoint, or anything with keys and tensors. */
@@ -19,6 +20,10 @@ export interface WeightSource {
   readonly exclusive?: boolean;
   /** Lets shapes be checked before anything is read. */
   info?(key: string): { shape: readonly number[]; dtype?: DType };
+  /** Its tensor will be asked for soon: where it is slow to come, it may come meanwhile. */
+  prefetch?(key: string): void;
+  /** What `get` gave was freed, and will be asked for again. */
+  release?(key: string): void;
 }
 
 export interface LoadOptions {
@@ -29,6 +34,8 @@ export interface LoadOptions {
   strict?: boolean;
   /** Our name to the source's key. */
   rename?: (name: string) => string;
+  /** Weights of the blocks (`runsBlocks`) are on the device around their turns only; the source stays open while the module lives. */
+  offload?: boolean;
 }
 
 const LISTED = 8; // keys named in one message
@@ -45,6 +52,7 @@ function sameShape(a: readonly number[], b: readonly number[]): boolean {
 
 export class Module implements Disposable {
   training = false;
+  #offload: Offload | null = null;
 
   /** Declares a weight; nothing is allocated. */
   protected parameter(shape: readonly number[], init: Init = zerosInit): Parameter {
@@ -102,7 +110,11 @@ export class Module implements Disposable {
   }
 
   /** Weights from a checkpoint; every missing and unexpected key and every wrong shape is named in one error. */
-  load(source: WeightSource, { dtype, device, strict = true, rename = (name) => name }: LoadOptions = {}): this {
+  load(
+    source: WeightSource,
+    { dtype, device, strict = true, rename = (name) => name, offload = false }: LoadOptions = {},
+  ): this {
+    if (offload) checkOffload(this, blockKeeper() !== null);
     const keys = new Set(source.keys);
     const wanted = Array.from(this.namedWeights(), ([name, p]) => ({ name, key: rename(name), p }));
     const used = new Set(wanted.map((w) => w.key));
@@ -120,10 +132,17 @@ export class Module implements Disposable {
     const problems = [...list("missing", missing), ...list("unexpected", unexpected), ...list("wrong shape", wrong)];
     if (problems.length > 0)
       throw new EngineError("checkpoint_mismatch", `the checkpoint does not fit: ${problems.join("; ")}`);
+    const away = offload && device !== "meta" ? this.#offloaded(source, device ?? "cpu") : new Map<Parameter, Module>();
     const lastOf = this.#blockEnds();
     noGrad(() => {
       for (const { name, key, p } of wanted) {
         p.label = name;
+        const home = away.get(p);
+        if (home !== undefined) {
+          const target = typeof dtype === "function" ? dtype(name) : dtype;
+          this.#offload?.place(home, { parameter: p, key, dtype: target ?? storedAs(source, key) });
+          continue;
+        }
         scope(() => {
           const t = (device === "meta" ? outlined(source, key) : undefined) ?? source.get(key).detach();
           if (!sameShape(t.shape, p.declaredShape)) {
@@ -138,6 +157,7 @@ export class Module implements Disposable {
         const block = lastOf.get(p);
         if (block !== undefined) blockKeeper()?.loaded(block);
       }
+      for (const block of new Set(away.values())) this.#offload?.placed(block);
     });
     return this;
   }
@@ -182,8 +202,18 @@ export class Module implements Disposable {
     return new Map(this.runsBlocks().map((block) => [[...block.namedWeights()].at(-1)?.[1] as Parameter, block]));
   }
 
+  /** The weights that will come and go, and the block of each. */
+  #offloaded(source: WeightSource, device: Device): Map<Parameter, Module> {
+    const blocks = this.runsBlocks();
+    this.#offload?.[Symbol.dispose]();
+    this.#offload = Offload.of(blocks, source, device);
+    setBlockPolicy(blocks, this.#offload);
+    return new Map(blocks.flatMap((block) => Array.from(block.namedWeights(), ([, p]) => [p, block] as const)));
+  }
+
   /** Frees the weights. */
   dispose(): void {
+    this.#offload?.[Symbol.dispose]();
     for (const block of this.runsBlocks()) blockKeeper()?.gone(block);
     for (const [, p] of this.namedWeights()) p.dispose();
   }
@@ -192,11 +222,20 @@ export class Module implements Disposable {
   }
 }
 
-/** The shape of a weight without its data. Sources widen float8, which no product reads. */
+/** The shape of a weight without its data. */
 function outlined(source: WeightSource, key: string): Tensor | undefined {
   const { shape, dtype } = source.info?.(key) ?? {};
   if (shape === undefined || dtype === undefined) return undefined;
-  return empty(shape, { dtype: dtype.startsWith("float8") ? "bfloat16" : dtype, device: "meta" });
+  return empty(shape, { dtype: widened(dtype), device: "meta" });
+}
+
+/** Sources widen float8, which no product reads. */
+const widened = (dtype: DType): DType => (dtype.startsWith("float8") ? "bfloat16" : dtype);
+
+/** What a source gives a weight as. */
+function storedAs(source: WeightSource, key: string): DType {
+  const stated = source.info?.(key).dtype;
+  return stated === undefined ? scope(() => source.get(key).dtype) : widened(stated);
 }
 
 function isRecord(value: object): boolean {

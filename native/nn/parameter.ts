@@ -6,8 +6,11 @@ import { forgetNet, free } from "../scope.ts";
 import { Tensor } from "../tensor.ts";
 import type { Init } from "./init.ts";
 
+let made = 0;
+
 export class Parameter extends Tensor {
   readonly declaredShape: readonly number[];
+  readonly #number: number;
   readonly init: Init;
   /** A buffer is saved and loaded with the weights but never trained. */
   readonly isBuffer: boolean;
@@ -15,9 +18,12 @@ export class Parameter extends Tensor {
   label = "";
   #trainable = false;
   #materialised = false;
+  /** What it is whether it is here or not. */
+  #kind: { readonly dtype: DType; readonly device: string } | null = null;
 
   constructor(shape: readonly number[], init: Init, isBuffer = false) {
     super(0);
+    this.#number = ++made;
     this.declaredShape = Object.freeze([...shape]);
     this.init = init;
     this.isBuffer = isBuffer;
@@ -29,10 +35,30 @@ export class Parameter extends Tensor {
   override get shape(): readonly number[] {
     return this.declaredShape;
   }
+  override get dtype(): DType {
+    return this.#kind?.dtype ?? super.dtype;
+  }
+  override get device(): string {
+    return this.#kind?.device ?? super.device;
+  }
+  override get stamp(): readonly [number, number] {
+    return this.#kind === null ? super.stamp : [-this.#number, 0];
+  }
   override deadError(): EngineError {
+    if (this.#kind !== null)
+      return new EngineError(
+        "weights_not_loaded",
+        `${this.label || "a weight"} is here only while its block runs`,
+        "load the network without offload",
+      );
     if (this.#materialised) return super.deadError();
     const name = this.label ? ` of ${this.label}` : "";
     return new EngineError("weights_not_loaded", `weights${name} not loaded: call load() or init()`);
+  }
+
+  /** From now on it comes and goes, always with the same numbers: what it is is known while it is not here. */
+  comesAndGoes(kind: { readonly dtype: DType; readonly device: string }): void {
+    this.#kind = kind;
   }
 
   /** Takes the tensor's place: `t` must have the declared shape and is used up. */
