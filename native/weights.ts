@@ -9,8 +9,11 @@ export interface Weights extends WeightSource {
   info(key: string): TensorInfo;
 }
 
-/** `nameOf` gives a key's name in the module, or undefined where the module has no place for it. */
-export function weightsOf(file: Checkpoint, nameOf: (key: string) => string | undefined = (key) => key): Weights {
+/** `nameOf` gives a key's name in the module, or undefined where the module has no place for it. Disposing closes the checkpoint. */
+export function weightsOf(
+  file: Checkpoint,
+  nameOf: (key: string) => string | undefined = (key) => key,
+): Weights & Disposable {
   const keys = new Map<string, string>();
   for (const key of file.keys) {
     const name = nameOf(key);
@@ -24,11 +27,12 @@ export function weightsOf(file: Checkpoint, nameOf: (key: string) => string | un
     prefetch: (name) => file.prefetch(keyOf(name)),
     release: (name) => file.release(keyOf(name)),
     exclusive: true,
+    [Symbol.dispose]: () => file.dispose(),
   };
 }
 
 /** Bytes of weights in memory, from the headers alone; as stored without a dtype. */
-export const bytesOf = ({ keys, info }: Weights, dtype?: DType): number =>
+export const bytesOf = ({ keys, info }: Pick<Weights, "keys" | "info">, dtype?: DType): number =>
   keys.reduce((sum, key) => {
     const { bytes, shape } = info(key);
     return sum + (dtype === undefined ? bytes : itemSize(dtype) * shape.reduce((a, b) => a * b, 1));

@@ -165,6 +165,10 @@ export class CausalDecoder extends Module {
     });
   }
 
+  override offloadable(): readonly Module[] {
+    return this.layers;
+  }
+
   /** x [B S D], embedded tokens -> states after the last norm [B S D]. Rows that `real` leaves out are computed and mean nothing. */
   forward(x: Tensor, { positions, real, cache, tap }: DecoderInput): Tensor {
     return scope(() => {

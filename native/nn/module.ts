@@ -34,7 +34,7 @@ export interface LoadOptions {
   strict?: boolean;
   /** Our name to the source's key. */
   rename?: (name: string) => string;
-  /** Weights of the blocks (`runsBlocks`) are on the device around their turns only; the source stays open while the module lives. */
+  /** Weights of the blocks (`offloadable`) are on the device around their turns only; the source stays open while the module lives. */
   offload?: boolean;
 }
 
@@ -53,6 +53,8 @@ function sameShape(a: readonly number[], b: readonly number[]): boolean {
 export class Module implements Disposable {
   training = false;
   #offload: Offload | null = null;
+  /** What its blocks come from. */
+  #source: Disposable | null = null;
 
   /** Declares a weight; nothing is allocated. */
   protected parameter(shape: readonly number[], init: Init = zerosInit): Parameter {
@@ -162,6 +164,20 @@ export class Module implements Disposable {
     return this;
   }
 
+  /** The same from a source that is this module's from now on: closed at once, or with the module where blocks come and go. */
+  loadFrom(source: WeightSource & Disposable, options: LoadOptions = {}): this {
+    try {
+      this.load(source, options);
+    } catch (error) {
+      this.dispose();
+      source[Symbol.dispose]();
+      throw error;
+    }
+    if (this.#offload === null) source[Symbol.dispose]();
+    else this.#source = source;
+    return this;
+  }
+
   /** The weights by name; they stay the module's. */
   stateDict(): Map<string, Tensor> {
     return new Map<string, Tensor>(this.namedWeights());
@@ -196,6 +212,10 @@ export class Module implements Disposable {
   runsBlocks(): readonly Module[] {
     return [];
   }
+  /** Those whose weights may come and go, each time by `throughBlocks`. */
+  offloadable(): readonly Module[] {
+    return this.runsBlocks();
+  }
   /** The last weight of every block, where somebody keeps blocks. */
   #blockEnds(): Map<Parameter, Module> {
     if (blockKeeper() === null) return new Map();
@@ -204,7 +224,7 @@ export class Module implements Disposable {
 
   /** The weights that will come and go, and the block of each. */
   #offloaded(source: WeightSource, device: Device): Map<Parameter, Module> {
-    const blocks = this.runsBlocks();
+    const blocks = this.offloadable();
     this.#offload?.[Symbol.dispose]();
     this.#offload = Offload.of(blocks, source, device);
     setBlockPolicy(blocks, this.#offload);
@@ -214,6 +234,9 @@ export class Module implements Disposable {
   /** Frees the weights. */
   dispose(): void {
     this.#offload?.[Symbol.dispose]();
+    this.#offload = null;
+    this.#source?.[Symbol.dispose]();
+    this.#source = null;
     for (const block of this.runsBlocks()) blockKeeper()?.gone(block);
     for (const [, p] of this.namedWeights()) p.dispose();
   }

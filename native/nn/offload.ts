@@ -4,7 +4,7 @@
  * host's memory and copied on a stream beside, into two places on the device that blocks take in turn. What is in no block stays.
  */
 import { noGrad } from "../autograd.ts";
-import { type DType, itemSize } from "../dtype.ts";
+import type { DType } from "../dtype.ts";
 import { EngineError } from "../errors.ts";
 import { empty, op } from "../ops.ts";
 import { keep, scope } from "../scope.ts";
@@ -200,21 +200,32 @@ function each(row: Tensor, weights: readonly StoredWeight[], use: (weight: Store
   }
 }
 
-/** Bytes on the device of a network whose blocks come and go, from shapes and dtypes alone: two blocks, and what is in none. */
-export function offloadedBytes(module: Module): number {
-  const bytesOf = (each: Module): number => {
-    let sum = 0;
-    for (const [, p] of each.namedWeights()) sum += p.declaredNumel * itemSize(p.dtype);
-    return sum;
-  };
-  const blocks = module.runsBlocks().map(bytesOf);
-  const largest = blocks.toSorted((a, b) => b - a);
-  return bytesOf(module) - blocks.reduce((sum, n) => sum + n, 0) + (largest[0] ?? 0) + (largest[1] ?? 0);
+/**
+ * Bytes on the device of a network whose blocks come and go: two blocks, and what is in none. `bytesOf` says what a weight
+ * takes, by its name in the network; as it was loaded when absent.
+ */
+export function offloadedBytes(
+  module: Module,
+  bytesOf: (weight: Parameter, name: string) => number = (weight) => weight.bytesAs(weight.dtype),
+): number {
+  const blockOf = new Map(
+    module.offloadable().flatMap((block) => Array.from(block.namedWeights(), ([, p]) => [p, block] as const)),
+  );
+  const blocks = new Map<Module, number>();
+  let staying = 0;
+  for (const [name, weight] of module.namedWeights()) {
+    const block = blockOf.get(weight);
+    const bytes = bytesOf(weight, name);
+    if (block === undefined) staying += bytes;
+    else blocks.set(block, bytes + (blocks.get(block) ?? 0));
+  }
+  const [first = 0, second = 0] = [...blocks.values()].sort((a, b) => b - a);
+  return staying + first + second;
 }
 
 /** Refuses to keep blocks in two ways at once, and networks without any. */
 export function checkOffload(module: Module, isKept: boolean): void {
-  if (module.runsBlocks().length === 0)
+  if (module.offloadable().length === 0)
     throw new EngineError("op_arguments", "this network is not made of blocks whose weights could come and go");
   if (isKept)
     throw new EngineError(

@@ -5,6 +5,7 @@ import {
   type Checkpoint,
   type Device,
   type DType,
+  offloadedBytes,
   openCheckpoint,
   type Weights,
   weightsOf,
@@ -15,6 +16,8 @@ import { readConfig } from "./params.ts";
 export interface Placement {
   readonly device: Device;
   readonly dtype?: DType | undefined;
+  /** Weights of the layers are on the device around their turns only. */
+  readonly offload?: boolean | undefined;
 }
 
 /** Tables that older checkpoints store and that follow from the configuration. */
@@ -26,7 +29,7 @@ const wholeOf = (file: Checkpoint, tied: boolean): Weights =>
   weightsOf(file, (key) => (DERIVED.test(key) || (tied && key === HEAD) ? undefined : key));
 
 /** The decoder, below `model.`, or bare where only a Qwen2Model was saved. */
-const decoderOf = (file: Checkpoint): Weights =>
+const decoderOf = (file: Checkpoint): Weights & Disposable =>
   weightsOf(file, (key) => (DERIVED.test(key) || key === HEAD ? undefined : key.replace(/^model\./, "")));
 
 export function loadModel(folder: string, placement: Placement): CausalLM {
@@ -36,14 +39,21 @@ export function loadModel(folder: string, placement: Placement): CausalLM {
 }
 
 /** The decoder alone, for its states. */
-export function loadDecoder(folder: string, placement: Placement): CausalDecoder {
-  const config = readConfig(folder);
-  using file = openCheckpoint(folder);
-  return new CausalDecoder(config).load(decoderOf(file), placement);
+export function loadDecoder(folder: string, { dtype, device, offload = false }: Placement): CausalDecoder {
+  const decoder = new CausalDecoder(readConfig(folder));
+  const how = { device, offload, ...(dtype === undefined ? {} : { dtype }) };
+  return decoder.loadFrom(decoderOf(openCheckpoint(folder)), how);
 }
 
 /** Bytes of the weights, from the headers alone. */
 export function weightBytes(folder: string, what: { head: boolean }, dtype?: DType): number {
   using file = openCheckpoint(folder);
   return bytesOf(what.head ? wholeOf(file, readConfig(folder).tie_word_embeddings) : decoderOf(file), dtype);
+}
+
+/** Of a decoder alone, those that are on the device at a time where its layers come and go. */
+export function offloadedDecoderBytes(folder: string, dtype?: DType): number {
+  using weights = decoderOf(openCheckpoint(folder));
+  const { info } = weights;
+  return offloadedBytes(new CausalDecoder(readConfig(folder)), (_, name) => bytesOf({ keys: [name], info }, dtype));
 }

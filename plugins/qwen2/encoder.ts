@@ -23,6 +23,8 @@ export interface Settings {
   readonly maxTokens: number;
   /** Folder of tokenizer.json. */
   readonly tokenizer?: string | undefined;
+  /** Weights of the layers are on the device around their turns only. */
+  readonly offload?: boolean | undefined;
 }
 
 export class QwenTextEncoder implements Contract {

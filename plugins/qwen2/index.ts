@@ -38,13 +38,17 @@ export default definePlugin({
         path: z.string().describe("folder with config.json and weights, for instance MODEL/text_encoder_2"),
         tokenizer: z.string().optional().describe("folder with tokenizer.json; beside the model when absent"),
         dtype,
+        offload: z
+          .boolean()
+          .optional()
+          .describe("weights of the layers are on the device around their turns only, for networks larger than it"),
         maxTokens: z.int().positive().default(MAX_TOKENS).describe("longer prompts are cut"),
       }),
       traits: { classes: ["Qwen2ForCausalLM", "Qwen2Model"] },
       outlines: true,
-      async bytes({ path, dtype }) {
-        const { weightBytes } = await import("./checkpoint.ts");
-        return weightBytes(path, { head: false }, dtype);
+      async bytes({ path, dtype, offload }) {
+        const { offloadedDecoderBytes, weightBytes } = await import("./checkpoint.ts");
+        return offload === true ? offloadedDecoderBytes(path, dtype) : weightBytes(path, { head: false }, dtype);
       },
       async load({ path, ...settings }, ctx) {
         const { QwenTextEncoder } = await import("./encoder.ts");

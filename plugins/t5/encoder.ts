@@ -2,12 +2,13 @@
 import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import {
+  bytesOf,
   type Checkpoint,
   type Device,
   type DType,
   Generator,
   hasWeights,
-  itemSize,
+  offloadedBytes,
   openCheckpoint,
   pad,
   saveSafetensors,
@@ -28,6 +29,8 @@ export interface Settings {
   /** Folder of tokenizer.json. */
   readonly tokenizer?: string | undefined;
   readonly clean: boolean;
+  /** Weights of the blocks are on the device around their turns only. */
+  readonly offload?: boolean | undefined;
 }
 
 const WEIGHTS = "model.safetensors";
@@ -50,26 +53,28 @@ function tokenizerFolder(folder: string): string {
 }
 
 /** What an encoder needs of a checkpoint: whole T5 models bring a decoder too, some name the embedding twice. */
-export function encoderWeights(weights: Checkpoint): {
-  keys: string[];
-  get: Checkpoint["get"];
-  info: Checkpoint["info"];
-} {
+export function encoderWeights(
+  weights: Checkpoint,
+): Pick<Checkpoint, "keys" | "get" | "info" | "prefetch" | "release"> & Disposable {
   const twin = "encoder.embed_tokens.weight";
   const at = (key: string): string => (key === "shared.weight" && !weights.has(key) ? twin : key);
   const keys = weights.keys.filter((key) => !key.startsWith("decoder.") && key !== "lm_head.weight" && key !== twin);
   if (!keys.includes("shared.weight") && weights.has(twin)) keys.push("shared.weight");
-  return { keys, get: (key) => weights.get(at(key)), info: (key) => weights.info(at(key)) };
+  return {
+    keys,
+    get: (key) => weights.get(at(key)),
+    info: (key) => weights.info(at(key)),
+    prefetch: (key) => weights.prefetch(at(key)),
+    release: (key) => weights.release(at(key)),
+    [Symbol.dispose]: () => weights.dispose(),
+  };
 }
 
-/** Bytes of the encoder's weights, from the header alone. */
-export function weightBytes(folder: string, dtype?: DType): number {
-  using file = openCheckpoint(folder);
-  const weights = encoderWeights(file);
-  return weights.keys.reduce((sum, key) => {
-    const { bytes, shape } = weights.info(key);
-    return sum + (dtype === undefined ? bytes : itemSize(dtype) * shape.reduce((a, b) => a * b, 1));
-  }, 0);
+/** Bytes of the encoder's weights, from the header alone; with `offload`, of those that are on the device at a time. */
+export function weightBytes(folder: string, dtype?: DType, offload = false): number {
+  using weights = encoderWeights(openCheckpoint(folder));
+  const of = (keys: readonly string[]): number => bytesOf({ keys, info: weights.info }, dtype);
+  return offload ? offloadedBytes(new T5Encoder(readConfig(folder)), (_, name) => of([name])) : of(weights.keys);
 }
 
 /** Bytes of fresh weights, which are float32. */
@@ -100,8 +105,12 @@ export class T5TextEncoder implements Contract {
       });
     }
     const encoder = new T5TextEncoder(readConfig(folder), settings, folder);
-    using weights = openCheckpoint(folder);
-    encoder.module.load(encoderWeights(weights), settings);
+    const { dtype, device, offload = false } = settings;
+    encoder.module.loadFrom(encoderWeights(openCheckpoint(folder)), {
+      device,
+      offload,
+      ...(dtype === undefined ? {} : { dtype }),
+    });
     return encoder;
   }
 

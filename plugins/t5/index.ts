@@ -10,6 +10,10 @@ const options = (maxTokens: number) =>
     seed: z.int().nonnegative().default(0).describe("of fresh weights"),
     tokenizer: z.string().optional().describe("folder with tokenizer.json; beside the encoder when absent"),
     dtype: z.enum(["float32", "bfloat16"]).optional().describe("precision of the weights; as stored when absent"),
+    offload: z
+      .boolean()
+      .optional()
+      .describe("weights of the blocks are on the device around their turns only, for networks larger than it"),
     maxTokens: z.int().positive().default(maxTokens).describe("longer prompts are cut"),
     clean: z
       .boolean()
@@ -26,9 +30,9 @@ const encoder = (id: string, summary: string, source: string, classes: string[],
     options: options(maxTokens),
     traits: { classes },
     outlines: true,
-    async bytes({ path, config, dtype }) {
+    async bytes({ path, config, dtype, offload }) {
       const { freshBytes, weightBytes } = await import("./encoder.ts");
-      return config === undefined ? weightBytes(given(path), dtype) : freshBytes(config);
+      return config === undefined ? weightBytes(given(path), dtype, offload) : freshBytes(config);
     },
     async load({ path, config, seed, ...settings }, ctx) {
       const { T5TextEncoder } = await import("./encoder.ts");

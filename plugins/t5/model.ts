@@ -16,6 +16,7 @@ import {
   scope,
   splitHeads,
   type Tensor,
+  throughBlocks,
   where,
 } from "../../native/index.ts";
 import { biasInEveryLayer, type T5Config } from "./params.ts";
@@ -116,25 +117,33 @@ export class T5Encoder extends Module {
     };
   }
 
+  override offloadable(): readonly Module[] {
+    return this.encoder.block;
+  }
+
   /** ids [B L] int64, mask [B L] (1 = token, 0 = padding) -> states [B L D]. Padded keys are masked; padded queries are computed too. */
-  forward(ids: Tensor, mask?: Tensor, tap: Tap = () => undefined): Tensor {
+  forward(ids: Tensor, mask?: Tensor, tap?: Tap): Tensor {
     return scope(() => {
       const buckets = this.#buckets(ids.size(1), ids.device);
       const padding = mask?.to("bool").logicalNot().unsqueeze(1).unsqueeze(2); // [B 1 1 L]
-      let x = this.shared.forward(ids);
-      let bias: Tensor | undefined;
-      for (const [i, block] of this.encoder.block.entries()) {
-        tap(`hidden_states.${i}`, x);
-        const table = block.layer[0].SelfAttention.relative_attention_bias;
-        if (table !== undefined) {
-          const distances = table.forward(buckets).permute([2, 0, 1]).unsqueeze(0); // [1 H L L]
-          tap(`position_bias.layer${i}`, distances);
-          bias = padding === undefined ? distances : distances.maskedFill(padding, MASKED);
-        }
-        x = block.forward(x, bias as Tensor);
-      }
+      const start: { x: Tensor; bias?: Tensor } = { x: this.shared.forward(ids) };
+      const { x } = throughBlocks(
+        this.encoder.block,
+        start,
+        (block, { x, bias }, i) => {
+          tap?.(`hidden_states.${i}`, x);
+          const table = block.layer[0].SelfAttention.relative_attention_bias;
+          if (table !== undefined) {
+            const distances = table.forward(buckets).permute([2, 0, 1]).unsqueeze(0); // [1 H L L]
+            tap?.(`position_bias.layer${i}`, distances);
+            bias = padding === undefined ? distances : distances.maskedFill(padding, MASKED);
+          }
+          return { x: block.forward(x, bias as Tensor), ...(bias === undefined ? {} : { bias }) };
+        },
+        { keep: tap !== undefined },
+      );
       const states = this.encoder.final_layer_norm.forward(x);
-      tap(`hidden_states.${this.encoder.block.length}`, states);
+      tap?.(`hidden_states.${this.encoder.block.length}`, states);
       return states;
     });
   }

@@ -115,18 +115,29 @@ export class WanCheckpoint implements WeightSource, Disposable {
   get(key: string): Tensor {
     const stored = this.#file.get(key);
     if (!isFloat8(stored.dtype)) return stored;
-    const scale = SCALES.map((name) => key.replace(/weight$/, name)).find((name) => this.#file.has(name));
+    const scale = this.#scaleOf(key);
     if (scale === undefined) return stored.to(WIDENED);
     return stored.to("float32").mul(this.#file.get(scale).to("float32")).to(WIDENED);
   }
 
+  #scaleOf(key: string): string | undefined {
+    return SCALES.map((name) => key.replace(/weight$/, name)).find((name) => this.#file.has(name));
+  }
+  prefetch(key: string): void {
+    this.#file.prefetch(key);
+  }
+  release(key: string): void {
+    this.#file.release(key);
+    const scale = this.#scaleOf(key);
+    if (scale !== undefined) this.#file.release(scale);
+  }
+
   /** What weights take in memory: those of `names` that the file has, as stored or in another dtype. */
   bytes(names: Iterable<string>, dtype?: DType): number {
-    const held = new Set(this.keys);
     let sum = 0;
     for (const name of names) {
       const key = this.rename(name);
-      if (!held.has(key)) continue;
+      if (!this.#file.has(key)) continue;
       const { dtype: stored, shape } = this.info(key);
       const as = dtype === undefined ? (isFloat8(stored) ? WIDENED : stored) : keepsFloat32(name) ? "float32" : dtype;
       sum += itemSize(as) * shape.reduce((a, b) => a * b, 1);

@@ -6,6 +6,7 @@ import {
   type DType,
   Generator,
   hasWeights,
+  offloadedBytes,
   packingPays,
   packLinears,
   saveSafetensors,
@@ -33,22 +34,26 @@ export interface Settings {
   readonly textLength?: number | undefined;
   /** Whether tokens of a known first frame have a time of their own, 0 (Wan 2.2 TI2V). */
   readonly expandTimesteps?: boolean | undefined;
+  /** Weights of the blocks are on the device around their turns only. */
+  readonly offload?: boolean | undefined;
 }
 
 const CLASS = "WanTransformer3DModel";
 const WEIGHTS = "diffusion_pytorch_model.safetensors";
 
-/** Bytes of the weights, from the headers alone. */
-export function weightBytes(path: string, dtype?: DType): number {
+/** Bytes of the weights, from the headers alone; with `offload`, of those that are on the device at a time. */
+export function weightBytes(path: string, dtype?: DType, offload = false): number {
   using weights = new WanCheckpoint(path);
-  const names = Array.from(new WanTransformer(weights.config).namedWeights(), ([name]) => name);
+  const network = new WanTransformer(weights.config);
+  if (offload) return offloadedBytes(network, (_, name) => weights.bytes([name], dtype));
+  const names = Array.from(network.namedWeights(), ([name]) => name);
   return weights.bytes(names, dtype);
 }
 
 /** Bytes that a loaded model takes: its weights, and in bfloat16 on a CPU those of its blocks a second time. */
-export function residentBytes(path: string, dtype?: DType): number {
-  const bytes = weightBytes(path, dtype);
-  return dtype !== "float32" && packingPays(bytes) ? 2 * bytes : bytes;
+export function residentBytes(path: string, { dtype, offload }: Pick<Settings, "dtype" | "offload">): number {
+  const bytes = weightBytes(path, dtype, offload);
+  return dtype !== "float32" && packingPays(weightBytes(path, dtype)) ? 2 * bytes : bytes;
 }
 
 /** The pipeline around a transformer knows what its config does not: a Wan 2.2 TI2V sets `expand_timesteps` there. */
@@ -101,11 +106,12 @@ export class WanDenoiser implements Denoiser {
   /** From a folder in Diffusers' or Wan's own layout, or a single file. */
   static load(path: string, settings: Settings): WanDenoiser {
     if (settings.device === "meta" && !hasWeights(path)) return WanDenoiser.#shaped(path, settings);
-    using weights = new WanCheckpoint(path);
-    const { dtype, device, expandTimesteps = statedByPipeline(path) } = settings;
+    const { dtype, device, offload = false, expandTimesteps = statedByPipeline(path) } = settings;
+    const weights = new WanCheckpoint(path);
     const denoiser = new WanDenoiser(weights.config, { ...settings, expandTimesteps });
-    denoiser.module.load(weights, {
+    denoiser.module.loadFrom(weights, {
       device,
+      offload,
       rename: weights.rename,
       ...(dtype === undefined ? {} : { dtype: (name: string) => (keepsFloat32(name) ? "float32" : dtype) }),
     });

@@ -26,6 +26,10 @@ export default definePlugin({
           .positive()
           .optional()
           .describe("rows of text the model expects, zeros after the prompt; 512 in every published checkpoint"),
+        offload: z
+          .boolean()
+          .optional()
+          .describe("weights of the blocks are on the device around their turns only, for networks larger than it"),
         expandTimesteps: z
           .boolean()
           .optional()
@@ -38,9 +42,9 @@ export default definePlugin({
         negativePrompt: NEGATIVE,
       },
       outlines: true,
-      async bytes({ path, dtype }) {
+      async bytes({ path, ...settings }) {
         const { residentBytes } = await import("./denoiser.ts");
-        return residentBytes(path, dtype);
+        return residentBytes(path, settings);
       },
       async load({ path, ...settings }, ctx) {
         const { WanDenoiser } = await import("./denoiser.ts");

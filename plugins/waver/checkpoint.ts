@@ -1,7 +1,15 @@
 /** A Waver network in a folder: `config.json` and `diffusion_pytorch_model.safetensors`, or shards with an index. */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { type Device, type DType, Generator, hasWeights, openCheckpoint, saveSafetensors } from "../../native/index.ts";
+import {
+  type Device,
+  type DType,
+  Generator,
+  hasWeights,
+  offloadedBytes,
+  openCheckpoint,
+  saveSafetensors,
+} from "../../native/index.ts";
 import { WaverError } from "../errors.ts";
 import { WaverTransformer } from "./model.ts";
 import { WaverParams } from "./params.ts";
@@ -24,12 +32,11 @@ export async function readParams(folder: string): Promise<WaverParams> {
 
 export async function load(
   folder: string,
-  how: { dtype?: DType | undefined; device?: Device } = {},
+  how: { dtype?: DType | undefined; device?: Device; offload?: boolean | undefined } = {},
 ): Promise<WaverTransformer> {
   const network = new WaverTransformer(await readParams(folder));
   if (how.device === "meta" && !hasWeights(folder)) return shaped(network, how.dtype);
-  using file = openCheckpoint(folder);
-  return network.load(file, how);
+  return network.loadFrom(openCheckpoint(folder), { ...how, offload: how.offload ?? false });
 }
 
 /** Shapes alone, of weights that are not here; bfloat16 is what they are published in. */
@@ -55,3 +62,7 @@ export async function save(network: WaverTransformer, folder: string): Promise<v
   );
   saveSafetensors(join(folder, WEIGHTS), network.stateDict());
 }
+
+/** Bytes of a network whose blocks come and go. */
+export const offloaded = (params: WaverParams, dtype: DType): number =>
+  offloadedBytes(new WaverTransformer(params), (weight) => weight.bytesAs(dtype));

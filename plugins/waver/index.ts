@@ -7,6 +7,10 @@ const options = z.strictObject({
   config: WaverParams.optional().describe("a network with fresh weights instead, to be trained"),
   seed: z.int().nonnegative().default(0).describe("of fresh weights"),
   dtype: z.enum(["float32", "bfloat16"]).optional().describe("precision of the weights; as stored when absent"),
+  offload: z
+    .boolean()
+    .optional()
+    .describe("weights of the blocks are on the device around their turns only, for networks larger than it"),
 });
 
 const BYTES = { float32: 4, bfloat16: 2 };
@@ -31,19 +35,20 @@ export default definePlugin({
         negativePrompt: "low definition, slow motion",
       },
       outlines: true,
-      async bytes({ path, config, dtype }) {
-        const { readParams } = await import("./checkpoint.ts");
+      async bytes({ path, config, dtype = "float32", offload }) {
+        const { readParams, offloaded } = await import("./checkpoint.ts");
         const params = config ?? (await readParams(given(path)));
-        const bytes = countParameters(params).total * BYTES[dtype ?? "float32"];
+        const all = countParameters(params).total * BYTES[dtype];
+        const bytes = offload === true ? offloaded(params, dtype) : all;
         if (dtype !== "bfloat16") return bytes;
         const { packingPays } = await import("../../native/index.ts");
-        return packingPays(bytes) ? 2 * bytes : bytes;
+        return packingPays(all) ? 2 * bytes : bytes;
       },
-      async load({ path, config, seed, dtype }, ctx) {
+      async load({ path, config, seed, dtype, offload }, ctx) {
         const { WaverDenoiser } = await import("./denoiser.ts");
         const { fresh } = await import("./checkpoint.ts");
         if (config !== undefined) return new WaverDenoiser(fresh(config, seed, { dtype, device: ctx.device }));
-        return WaverDenoiser.load(given(path), { dtype, device: ctx.device });
+        return WaverDenoiser.load(given(path), { dtype, device: ctx.device, offload });
       },
       run: async (_input, { state }) => state,
     }),
