@@ -4,6 +4,7 @@ import { basename, dirname, extname, join } from "node:path";
 import { z } from "zod";
 import { version } from "../../package.json";
 import {
+  type AcceleratorMemory,
   type Codec,
   type Conditioning,
   type Context,
@@ -16,6 +17,7 @@ import {
   type Used,
   WaverError,
 } from "../../plugins/index.ts";
+import { Acceleration, type Denoised, type Drift } from "./acceleration.ts";
 import { adapted, described, namedAdapters } from "./adapters.ts";
 import { Conditions, optionsOf } from "./conditions.ts";
 import { fileDigest } from "./digest.ts";
@@ -41,8 +43,9 @@ export const Item = z.object({
 });
 export type Item = z.output<typeof Item>;
 
-/** Denoising is saved at most this often: a step of a small model is quicker than the disk. */
+/** Denoising is saved every two seconds at most, and for a tenth of its time: an accelerator may remember gigabytes. */
 const SAVE_MS = 2000;
+const SAVE_SHARE = 0.1;
 
 interface GenerationParts {
   readonly request: GenerateInput;
@@ -112,15 +115,15 @@ export class Generation implements Disposable {
     ),
   );
 
-  /** Denoises a batch; returns the name of the file with its latents. */
-  async denoise(batch: readonly Sample[]): Promise<string> {
+  /** Denoises a batch, with the accelerator that was picked or, `isPlain`, beside it and without. */
+  async denoise(batch: readonly Sample[], { isPlain = false } = {}): Promise<Denoised> {
     const { ctx, request } = this;
     const t = await this.#tensors();
     const { numSteps, latents: shape } = await this.#shape();
     const [experts, family, sample] = [await this.#experts(), await this.#family(), await this.#sampler()];
     const guides = await this.#guides();
     const codec = this.#codec;
-    const name = `latents-${(batch[0] as Sample).index}.safetensors`;
+    const name = `latents-${(batch[0] as Sample).index}${isPlain ? "-plain" : ""}.safetensors`;
     const saved = join(ctx.workDir, `.${name}.progress`);
     using held = new t.Held();
     using preview = new (await import("../runner/generation/preview.ts")).Preview(family.convention);
@@ -144,13 +147,15 @@ export class Generation implements Disposable {
       ),
     };
     const before = held.keep(t.loadProgress(saved, ctx.device));
+    using cache = isPlain ? undefined : await this.#acceleration(before?.memory);
     const start = held.keep(
       t.started(batch, ctx.device, ({ seed, index }) =>
         request.latents === undefined ? t.noise(shape, seed) : t.readLatents(request.latents, shape, index),
       ),
     );
-    let savedAt = performance.now();
-    const denoising = this.#meter.start("denoise");
+    const startedAt = performance.now();
+    let [savedAt, cost] = [startedAt, 0];
+    const denoising = isPlain ? undefined : this.#meter.start("denoise");
     const latents = await sample({
       latents: before?.latents ?? start,
       startStep: before === undefined ? 0 : before.step + 1,
@@ -166,38 +171,64 @@ export class Generation implements Disposable {
             const [text, text2] = texts[branch];
             return { latents: x, t: time, text: text as Conditioning, ...given({ text2, known, image }) };
           });
-          return guides[experts.current.which]({
+          const { which } = experts.current;
+          const accelerated = cache?.around(predictions, { network: which, ...at }) ?? predictions;
+          return guides[which]({
             ...at,
             latents: x,
             predict(branch, how) {
               if (how?.skipLayers !== undefined)
                 throw new WaverError("needs_unmet", "this guide leaves layers out, which no family offers yet");
-              return predictions(branch);
+              return accelerated(branch);
             },
           });
         }),
       ),
       async onStep({ step, latents: x, state = {} }) {
         t.assertFinite(x, "denoising", ` at step ${step + 1} of ${numSteps}`);
-        if (step + 1 < numSteps && performance.now() - savedAt > SAVE_MS) {
-          t.saveProgress(saved, { step, latents: x, state });
+        const now = performance.now();
+        if (step + 1 < numSteps && now - savedAt > Math.max(SAVE_MS, cost / SAVE_SHARE)) {
+          t.saveProgress(saved, { step, latents: x, state, memory: cache?.memory() });
           savedAt = performance.now();
+          cost = savedAt - now;
         }
         const picture = preview.isReady ? preview.take(await codec()) : undefined;
         if (picture !== undefined) {
           await writePreview(ctx.workDir, picture);
           shown = { preview: { sample: batch[0]?.index, step: step + 1 } };
         }
-        ctx.progress(step + 1, numSteps, "denoise", { samples: batch.map(({ index }) => index), ...shown });
+        const samples = batch.map(({ index }) => index);
+        const stage = isPlain ? "denoise without cache" : "denoise";
+        ctx.progress(step + 1, numSteps, stage, { samples, ...cache?.detail, ...shown });
         await ctx.breathe();
       },
     });
-    denoising.end();
+    denoising?.end();
+    const seconds = (performance.now() - startedAt) / 1000;
     held.keep(latents);
     const finished = known === undefined ? undefined : held.keep(family.finish?.(latents, known));
     t.saveLatents(join(ctx.workDir, name), finished ?? latents);
     await t.forgetProgress(saved);
-    return name;
+    return {
+      file: name,
+      ...(before === undefined ? { seconds } : {}),
+      ...(cache === undefined ? {} : { spared: cache.spared, isMeasured: cache.isMeasured }),
+    };
+  }
+
+  /** How far a sample is from the one that was denoised without the accelerator. */
+  async drift({ index }: Sample, row: number, [file, plain]: readonly [string, string]): Promise<Drift> {
+    const { ctx } = this;
+    const t = await this.#tensors();
+    const { numFrames } = await this.#shape();
+    const { driftBetween } = await import("../runner/generation/drift.ts");
+    using held = new t.Held();
+    const read = (name: string) => held.keep(t.loadLatents(join(ctx.workDir, name), row, ctx.device));
+    const drift = await driftBetween(await this.#codec(), [read(file), read(plain)], (done) => {
+      ctx.progress(done, numFrames, "compare", { sample: index });
+      return ctx.breathe();
+    });
+    return { sample: index, ...drift };
   }
 
   /** Decodes one row of a latents file into a video or image, published with its recipe. */
@@ -285,6 +316,14 @@ export class Generation implements Disposable {
     return [first, second === undefined ? first : await open(second)];
   }
 
+  async #acceleration(memory: AcceleratorMemory | undefined): Promise<Acceleration | undefined> {
+    const picked = this.picks["cache"] as Pick | undefined;
+    if (picked === undefined) return undefined;
+    const { id, ...options } = picked;
+    const make = await this.ctx.use("accelerate", id, options);
+    return Acceleration.open((earlier) => make({ memory: earlier }), memory);
+  }
+
   #refuseSecond(field: string): void {
     if (this.model.family2 !== undefined) return;
     throw new WaverError("invalid_input", `${field} is for models of two denoisers, and this one has one`, {
@@ -316,6 +355,7 @@ export class Generation implements Disposable {
       sampler: picks["sampler"] ?? { id: model.sampler.id },
       guide: picks["guide"],
       ...(picks["guide2"] === undefined ? {} : { guide2: picks["guide2"] }),
+      ...(picks["cache"] === undefined ? {} : { cache: picks["cache"] }),
     };
   }
 

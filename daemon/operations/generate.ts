@@ -6,7 +6,16 @@
  */
 import { join } from "node:path";
 import { z } from "zod";
-import { type Context, Digest, defineOperation, type Picks, type Slot } from "../../plugins/index.ts";
+import {
+  type Context,
+  Digest,
+  defineOperation,
+  type Pick,
+  type Picks,
+  type Slot,
+  WaverError,
+} from "../../plugins/index.ts";
+import { Denoised, Drift, type Pair, Savings, savingsOf } from "../generation/acceleration.ts";
 import { adapterSpec } from "../generation/adapters.ts";
 import { Generation, Item } from "../generation/job.ts";
 import { type Memory, Meter, StageCost } from "../generation/meter.ts";
@@ -31,6 +40,12 @@ export const generateSlots = {
     summary: "the same for the second of two denoisers, which works on less noise; guide's own when absent",
     optional: true,
   },
+  cache: {
+    hook: "accelerate",
+    summary:
+      "leaves out what hardly changes between steps: faster and not quite the same; the result says what it gained",
+    optional: true,
+  },
 } as const satisfies Readonly<Record<string, Slot>>;
 
 export const generate = defineOperation({
@@ -42,6 +57,8 @@ export const generate = defineOperation({
     items: z.array(Item),
     /** Predicted and measured, by stage. */
     cost: z.array(StageCost),
+    /** What the cache saved and, where that was asked for, at what price. */
+    cache: Savings.optional(),
   }),
   slots: generateSlots,
   reads: ({ model, promptFile, image, lastImage, latents, component, lora, lora2 = [] }) =>
@@ -62,30 +79,47 @@ export const generate = defineOperation({
   examples: [
     'waver generate --model MODEL --prompt "a red ball rolls over grass" --output ball.mp4',
     'waver generate --model MODEL --prompt "a red ball rolls over grass" --ranks 4 --parallel cfg',
+    'waver generate --model MODEL --prompt "a red ball rolls over grass" --cache first-block --cache.measure',
     'waver generate --model MODEL --prompt "a red ball" --component transformer=other.safetensors',
     'waver generate --model MODEL --prompt "a red ball rolls over grass" --rewrite local --rewrite.path CHAT_MODEL',
     "waver generate --model MODEL --prompt-file prompts.txt --image first.png --guide video-apg --output out/",
   ],
   async run(asked, picks, ctx) {
+    const cache = picks["cache"] as Pick | undefined;
+    if (cache !== undefined && ranksOf(asked) !== null)
+      throw new WaverError("invalid_input", "cache works on one rank only: ranks would have to decide alike", {
+        hint: "leave cache out, or ranks",
+      });
     const model = await openPipeline(asked.model, asked.component, ctx);
     const { request, samples } = await rewritten(asked, picks, model, ctx);
     const plan = await planned(request, picks, model, ctx);
     const meter = new Meter(await memoryOf(ctx.device));
     using job = new Generation({ request, picks, model, ctx, meter });
     const items: Item[] = [];
+    const pairs: Pair[] = [];
+    const drift: Drift[] = [];
     for (let at = 0; at < samples.length; at += request.batchSize) {
       const batch = samples.slice(at, at + request.batchSize);
-      const latents = await ctx.unit(`latents ${at}`, z.string(), () => job.denoise(batch));
+      const denoised = await ctx.unit(`denoised ${at}`, Denoised, () => job.denoise(batch));
       for (const [row, sample] of batch.entries()) {
         items.push(
           await ctx.unit(`file ${sample.index}`, Item, () =>
-            job.decode(sample, join(ctx.workDir, latents), row, samples.length),
+            job.decode(sample, join(ctx.workDir, denoised.file), row, samples.length),
           ),
         );
         ctx.progress(items.length, samples.length, "samples");
       }
+      const plain = denoised.isMeasured
+        ? await ctx.unit(`plain ${at}`, Denoised, () => job.denoise(batch, { isPlain: true }))
+        : undefined;
+      pairs.push({ denoised, plain });
+      if (plain === undefined) continue;
+      const files = [denoised.file, plain.file] as const;
+      for (const [row, sample] of batch.entries())
+        drift.push(await ctx.unit(`drift ${sample.index}`, Drift, () => job.drift(sample, row, files)));
     }
-    return { items, cost: await ctx.unit("cost", z.array(StageCost), async () => meter.beside(plan)) };
+    const cost = await ctx.unit("cost", z.array(StageCost), async () => meter.beside(plan));
+    return { items, cost, ...(cache === undefined ? {} : { cache: savingsOf(cache.id, pairs, drift) }) };
   },
 });
 

@@ -16,6 +16,7 @@ import {
   zeros,
 } from "../../../native/index.ts";
 import {
+  type AcceleratorMemory,
   type Codec,
   type Conditioning,
   type Denoiser,
@@ -171,12 +172,19 @@ export interface Progress {
   readonly step: number;
   readonly latents: Tensor;
   readonly state: Readonly<Record<string, Tensor>>;
+  /** What an accelerator remembers of earlier steps. */
+  readonly memory?: AcceleratorMemory | undefined;
 }
 
 /** Written whole or not at all. */
-export function saveProgress(path: string, { step, latents, state }: Progress): void {
-  const named = Object.fromEntries(Object.entries(state).map(([name, value]) => [`state.${name}`, value]));
-  saveSafetensors(path, { latents, ...named }, { step: String(step) });
+export function saveProgress(path: string, { step, latents, state, memory }: Progress): void {
+  const under = (prefix: string, tensors: Readonly<Record<string, Tensor>>): Record<string, Tensor> =>
+    Object.fromEntries(Object.entries(tensors).map(([name, value]) => [prefix + name, value]));
+  saveSafetensors(
+    path,
+    { latents, ...under("state.", state), ...under("memory.", memory?.tensors ?? {}) },
+    { step: String(step), ...(memory === undefined ? {} : { memory: JSON.stringify(memory.facts) }) },
+  );
 }
 
 export function loadProgress(path: string, device: string): Progress | undefined {
@@ -185,11 +193,16 @@ export function loadProgress(path: string, device: string): Progress | undefined
   // copies: the file is replaced while its tensors are in use
   return scope(() => {
     const read = (key: string): Tensor => file.get(key).to({ device, copy: true });
-    const names = file.keys.filter((key) => key.startsWith("state."));
+    const under = (prefix: string): Record<string, Tensor> =>
+      Object.fromEntries(
+        file.keys.filter((key) => key.startsWith(prefix)).map((key) => [key.slice(prefix.length), read(key)]),
+      );
+    const { step, memory } = file.metadata;
     return {
-      step: Number(file.metadata["step"]),
+      step: Number(step),
       latents: read("latents"),
-      state: Object.fromEntries(names.map((name) => [name.slice("state.".length), read(name)])),
+      state: under("state."),
+      ...(memory === undefined ? {} : { memory: { tensors: under("memory."), facts: JSON.parse(memory) as unknown } }),
     };
   });
 }
