@@ -116,6 +116,7 @@ const ENGINE_CODES: Readonly<Record<string, ErrorCode>> = {
   out_of_memory: "out_of_memory",
   rank_lost: "rank_lost",
   ranks_unfit: "invalid_input",
+  not_quantisable: "invalid_input",
 };
 
 /** What the system refused, in a person's words; `open` is either reading or writing. */

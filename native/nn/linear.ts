@@ -2,19 +2,21 @@
 import { totalmem } from "node:os";
 import { one } from "../call.ts";
 import { derived } from "../derived.ts";
+import type { DType } from "../dtype.ts";
 import { linear } from "../functional.ts";
 import { cat } from "../ops.ts";
 import { matmulPolicy } from "../precision.ts";
 import { deviceCount } from "../runtime.ts";
 import { schema } from "../schema.ts";
 import { scope } from "../scope.ts";
-import type { Tensor } from "../tensor.ts";
+import type { Device, Tensor } from "../tensor.ts";
 import { geluTanh } from "./fused.ts";
 import { fusible } from "./fusion.ts";
 import { fanInBias, type Init, kaimingUniformInit } from "./init.ts";
 import { Adaptable } from "./lowrank.ts";
 import type { Module } from "./module.ts";
 import type { Parameter } from "./parameter.ts";
+import { type Quantisable, quantised, quantisedLinear, type WeightForm } from "./quantised.ts";
 
 const REORDER = schema("mkldnn::_reorder_linear_weight");
 const POINTWISE = schema("mkldnn::_linear_pointwise");
@@ -23,27 +25,51 @@ export interface LinearOptions {
   bias?: boolean;
   init?: Init;
   biasInit?: Init;
+  /** Its weight is never kept in 8 bits. */
+  precise?: boolean;
 }
 
 /** x [..., in] -> [..., out] */
-export class Linear extends Adaptable {
+export class Linear extends Adaptable implements Quantisable {
   readonly weight: Parameter;
   readonly bias: Parameter | null;
+  /** [out, 1], where the weight is kept in 8 bits. */
+  weight_scale: Parameter | null = null;
+  readonly precise: boolean;
+  #computesIn: DType | null = null;
   /** Whether the weights may be kept twice; see `packLinears`. */
   packs = false;
 
   constructor(
     inFeatures: number,
     outFeatures: number,
-    { bias = true, init = kaimingUniformInit, biasInit = fanInBias(inFeatures) }: LinearOptions = {},
+    { bias = true, init = kaimingUniformInit, biasInit = fanInBias(inFeatures), precise = false }: LinearOptions = {},
   ) {
     super();
+    this.precise = precise;
     this.weight = this.parameter([outFeatures, inFeatures], init);
     this.bias = bias ? this.parameter([outFeatures], biasInit) : null;
   }
 
   forward(x: Tensor): Tensor {
-    return this.adapt(x, packable([this], x) ? packed([this], this, x) : linear(x, this.weight, this.bias));
+    return this.adapt(x, this.#own(x));
+  }
+  #own(x: Tensor): Tensor {
+    if (this.weight_scale !== null) return quantisedLinear(x, this.weight, this.weight_scale, this.bias);
+    return packable([this], x) ? packed([this], this, x) : linear(x, this.weight, this.bias);
+  }
+
+  override get dtype(): DType {
+    return this.#computesIn ?? super.dtype;
+  }
+  quantise(weight: Tensor, form: WeightForm, { dtype, device }: { dtype: DType; device?: Device | undefined }): void {
+    scope(() => {
+      const [values, scale] = quantised(weight, form, device);
+      this.weight.materialise(values);
+      this.weight_scale ??= this.buffer(scale.shape);
+      this.weight_scale.materialise(scale);
+    });
+    this.#computesIn = dtype;
   }
   protected override lowRank(x: Tensor, down: Tensor, up: Tensor, scale: number): Tensor {
     return linear(linear(x, down, null).mul(scale), up, null);

@@ -1,7 +1,9 @@
 // Small weights beside a layer's own, on for the length of one synchronous call: several jobs share one network.
+import type { DType } from "../dtype.ts";
 import { scope } from "../scope.ts";
 import type { Tensor } from "../tensor.ts";
 import { Module } from "./module.ts";
+import type { Parameter } from "./parameter.ts";
 
 /** y + scale * up(down(x)) + biasScale * bias (LoRA, Hu et al. 2021, eq. 3). */
 export interface LowRank {
@@ -19,8 +21,13 @@ const NONE: readonly LowRank[] = [];
 
 /** A layer that can be added to. Code that uses its weight without going through `forward` leaves additions out. */
 export abstract class Adaptable extends Module {
+  abstract readonly weight: Parameter;
   #additions: readonly LowRank[] = NONE;
 
+  /** What it computes in, and what is added to it. */
+  get dtype(): DType {
+    return this.weight.dtype;
+  }
   /** Whether anything rides on this layer now. */
   get adapted(): boolean {
     return this.#additions.length > 0;

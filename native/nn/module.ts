@@ -10,6 +10,7 @@ import { blockKeeper, setBlockPolicy } from "./blocks.ts";
 import { type Init, zerosInit } from "./init.ts";
 import { checkOffload, Offload } from "./offload.ts";
 import { Parameter } from "./parameter.ts";
+import { type Quantisable, toQuantise, type WeightForm } from "./quantised.ts";
 
 /** Where weights come from: an open checkpoint, or anything with keys and tensors. */
 export interface WeightSource {
@@ -30,6 +31,8 @@ export interface LoadOptions {
   /** Per weight or for all; default: as stored. */
   dtype?: DType | ((name: string) => DType);
   device?: Device;
+  /** What most weights of the blocks are kept in, for inference; see `quantisable`. As the others when absent. */
+  weights?: WeightForm | undefined;
   /** Keys of the source that no parameter asked for are an error (default). */
   strict?: boolean;
   /** Our name to the source's key. */
@@ -96,27 +99,47 @@ export class Module implements Disposable {
   }
 
   /** Fresh weights, drawn in float32 on the CPU in declaration order, then converted. */
-  init(generator: Generator, { dtype = "float32", device }: { dtype?: DType; device?: Device } = {}): this {
+  init(
+    generator: Generator,
+    { dtype = "float32", device, weights }: { dtype?: DType; device?: Device; weights?: WeightForm | undefined } = {},
+  ): this {
+    const put = this.#putting(weights, device);
     noGrad(() => {
-      for (const [name, p] of this.namedWeights()) {
+      for (const [name, p] of [...this.namedWeights()]) {
         p.label = name;
         scope(() => {
-          if (device === "meta") return p.materialise(empty(p.declaredShape, { dtype, device })); // nothing is drawn
+          if (device === "meta") return put(p, empty(p.declaredShape, { dtype, device }), dtype); // nothing is drawn
           const t = empty(p.declaredShape);
           p.init(t, generator);
-          p.materialise(t.to({ dtype, device }));
+          put(p, t, dtype);
         });
       }
     });
     return this;
   }
 
+  /** Makes a tensor a weight: in 8 bits where that is asked for, else in a dtype, on a device. */
+  #putting(form: WeightForm | undefined, device: Device | undefined) {
+    const inEight: ReadonlyMap<Parameter, Quantisable> = form === undefined ? new Map() : toQuantise(this, form);
+    return (p: Parameter, t: Tensor, dtype: DType | undefined, copy = false): void => {
+      const layer = inEight.get(p);
+      if (layer === undefined) p.materialise(t.to({ dtype, device, copy }));
+      else layer.quantise(t, form as WeightForm, { dtype: dtype ?? t.dtype, device });
+    };
+  }
+
   /** Weights from a checkpoint; every missing and unexpected key and every wrong shape is named in one error. */
   load(
     source: WeightSource,
-    { dtype, device, strict = true, rename = (name) => name, offload = false }: LoadOptions = {},
+    { dtype, device, weights, strict = true, rename = (name) => name, offload = false }: LoadOptions = {},
   ): this {
     if (offload) checkOffload(this, blockKeeper() !== null);
+    if (offload && weights !== undefined)
+      throw new EngineError(
+        "not_quantisable",
+        `weights that come and go by block are read as they are stored, not in ${weights}`,
+        "use one of the two: offload, or weights in 8 bits",
+      );
     const keys = new Set(source.keys);
     const wanted = Array.from(this.namedWeights(), ([name, p]) => ({ name, key: rename(name), p }));
     const used = new Set(wanted.map((w) => w.key));
@@ -136,6 +159,7 @@ export class Module implements Disposable {
       throw new EngineError("checkpoint_mismatch", `the checkpoint does not fit: ${problems.join("; ")}`);
     const away = offload && device !== "meta" ? this.#offloaded(source, device ?? "cpu") : new Map<Parameter, Module>();
     const lastOf = this.#blockEnds();
+    const put = this.#putting(weights, device);
     noGrad(() => {
       for (const { name, key, p } of wanted) {
         p.label = name;
@@ -154,7 +178,7 @@ export class Module implements Disposable {
             );
           }
           const target = typeof dtype === "function" ? dtype(name) : dtype;
-          p.materialise(t.to({ dtype: target, device, copy: source.exclusive !== true }));
+          put(p, t, target, source.exclusive !== true);
         });
         const block = lastOf.get(p);
         if (block !== undefined) blockKeeper()?.loaded(block);
@@ -176,6 +200,13 @@ export class Module implements Disposable {
     if (this.#offload === null) source[Symbol.dispose]();
     else this.#source = source;
     return this;
+  }
+
+  /** Memory of the weights that are loaded. */
+  loadedBytes(): number {
+    let sum = 0;
+    for (const [, p] of this.namedWeights()) if (p.materialised) sum += p.bytesAs(p.dtype);
+    return sum;
   }
 
   /** The weights by name; they stay the module's. */

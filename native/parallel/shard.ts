@@ -10,15 +10,20 @@ import type { BlockKeeper, BlockPolicy } from "../nn/blocks.ts";
 import { Linear } from "../nn/linear.ts";
 import type { Module } from "../nn/module.ts";
 import type { Parameter } from "../nn/parameter.ts";
-import { cat, zeros } from "../ops.ts";
+import { cat, op, zeros } from "../ops.ts";
 import { keep, scope } from "../scope.ts";
 import type { Tensor } from "../tensor.ts";
 
 /** Weights of one dtype of a block, and this rank's part of them in a row. */
 interface Shard {
   readonly parameters: readonly Parameter[];
+  readonly dtype: DType;
   readonly part: Tensor;
 }
+
+const view = op("aten::view", "dtype");
+/** No collective knows float8: such weights are cut and gathered as the bytes that they are. */
+const asBytes = (t: Tensor): Tensor => (t.dtype.startsWith("float8") ? view(t, "uint8") : t);
 
 export class ShardedWeights implements BlockPolicy, BlockKeeper, Disposable {
   readonly #group: ProcessGroup;
@@ -40,8 +45,9 @@ export class ShardedWeights implements BlockPolicy, BlockKeeper, Disposable {
     for (const [, each] of block.namedModules()) if (each instanceof Linear) each.packs = false;
     noGrad(() =>
       scope(() => {
-        for (const { parameters, part } of shards) {
-          const whole = this.#group.allGather(part);
+        for (const { parameters, dtype, part } of shards) {
+          const gathered = this.#group.allGather(part);
+          const whole = gathered.dtype === dtype ? gathered : view(gathered, dtype);
           let at = 0;
           for (const p of parameters) {
             p.materialise(whole.narrow(0, at, p.declaredNumel).view(p.declaredShape));
@@ -80,12 +86,16 @@ export class ShardedWeights implements BlockPolicy, BlockKeeper, Disposable {
     return [...byType.values()].map((parameters) =>
       noGrad(() =>
         scope(() => {
-          const flat = parameters.map((p) => p.detach().flatten());
+          const flat = parameters.map((p) => asBytes(p.detach().flatten()));
           const numel = parameters.reduce((sum, p) => sum + p.declaredNumel, 0);
           const each = Math.ceil(numel / size);
-          const { dtype, device } = parameters[0] as Parameter;
+          const { dtype, device } = flat[0] as Tensor;
           const even = cat([...flat, zeros([each * size - numel], { dtype, device })]);
-          return { parameters, part: keep(even.narrow(0, rank * each, each).clone()) };
+          return {
+            parameters,
+            dtype: (parameters[0] as Parameter).dtype,
+            part: keep(even.narrow(0, rank * each, each).clone()),
+          };
         }),
       ),
     );

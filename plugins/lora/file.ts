@@ -136,7 +136,7 @@ export class LoraFile implements Disposable {
         `${this.#path} changes ${name}, which is [${layer.weight.shape}] here, by [${this.#file.info(up).shape}] x [${this.#file.info(down).shape}]`,
         { hint: "the LoRA was made for another size of this model" },
       );
-    const { dtype } = layer.weight;
+    const { dtype } = layer;
     const given = alpha === undefined ? undefined : scope(() => this.#file.get(alpha, { dtype: "float32" }).item());
     const scale = strength(target, rank, this.#config, given);
     return {

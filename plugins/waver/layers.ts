@@ -47,7 +47,8 @@ interface Modulation {
 }
 
 /** Modulations start at zero, so that a fresh block is the identity (adaLN-Zero, Peebles and Xie 2023). */
-const modulationOf = (D: number, n: number): Linear => new Linear(D, n * D, { init: zerosInit, biasInit: zerosInit });
+const modulationOf = (D: number, n: number): Linear =>
+  new Linear(D, n * D, { init: zerosInit, biasInit: zerosInit, precise: true });
 
 /** SiLU(vec) [B D] -> n modulations of [B 1 D], each shift, scale, gate. */
 function modulations(mod: Linear, vec: Tensor, n: number): Modulation[] {

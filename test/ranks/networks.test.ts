@@ -95,4 +95,22 @@ describe("weights in parts", () => {
     for (const { kept } of await holds(4, { network: "waver", heads: 2, size: [2, 4, 6], batch: 1, shard: true }))
       expect(kept).toBeCloseTo(1 / 4, 2);
   });
+  test.each([
+    ["wan", "int8"],
+    ["wan", "fp8"],
+    ["waver", "fp8"],
+  ] as const)("%s in %s: each of 2 ranks keeps half of the bytes, and computes the same", async (network, form) => {
+    const of = { network, heads: 4, size: [2, 4, 6], batch: 1, form };
+    for (const { kept, smaller, distance, largest } of (await onRanks<Record<string, number>>(
+      2,
+      "test/ranks/networks.ts",
+      "quantised",
+      of,
+    )) as { kept: number; smaller: number; distance: number; largest: number }[]) {
+      expect(kept).toBeCloseTo(1 / 2, 2);
+      // a quarter, and what stays in float32: scales, biases, norms, and Waver's modulations (a third of its weights)
+      expect(smaller).toBeLessThan(network === "wan" ? 0.4 : 0.6);
+      expect(distance).toBeLessThanOrEqual(64 * 2 ** -24 * largest);
+    }
+  });
 });

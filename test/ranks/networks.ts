@@ -16,6 +16,7 @@ import {
   setBlockKeeper,
   type Tensor,
   tensor,
+  type WeightForm,
   withBlockPolicy,
   withoutFusion,
   withTokenPolicy,
@@ -149,6 +150,33 @@ export const cases = {
       other.module.dispose();
       setBlockKeeper(null);
       return { kept, peak, distance, left: weights.bytes, largest: expected.abs().max().item() };
+    });
+  },
+
+  /** Weights in 8 bits and in parts: the part of the blocks' bytes that this rank keeps, and the distance from one device's output. */
+  quantised: ({ store, world }: Rank, { form, ...of }: NetworkCase & { form: WeightForm }) => {
+    const [first, second] = [new Generator(11), new Generator(11)];
+    using mesh = new Mesh(store, world);
+    return scope(() => {
+      using whole = build(of, first);
+      using other = build(of, second);
+      for (const generator of [first, second]) generator.dispose();
+      const stored = new Map(Array.from(whole.module.stateDict(), ([name, t]) => [name, t.clone()] as const));
+      const source = { keys: [...stored.keys()], get: (key: string) => stored.get(key) as Tensor };
+      whole.module.load(source, { weights: form });
+      const expected = whole.forward();
+      const blocks = whole.module.runsBlocks().reduce((sum, block) => sum + block.loadedBytes(), 0);
+      using weights = new ShardedWeights(mesh.sequence);
+      setBlockKeeper(weights);
+      other.module.load(source, { weights: form });
+      const kept = weights.bytes / blocks;
+      const spread = (): Tensor =>
+        withBlockPolicy(weights, () => withTokenPolicy(new SequenceParallel(mesh), other.forward));
+      const distances = [spread(), spread()].map((each) => each.sub(expected).abs().max().item());
+      other.module.dispose();
+      setBlockKeeper(null);
+      const smaller = blocks / whole.blockBytes();
+      return { kept, smaller, distance: Math.max(...distances), largest: expected.abs().max().item() };
     });
   },
 
