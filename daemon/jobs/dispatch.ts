@@ -161,6 +161,7 @@ export class Dispatch {
         return;
       case "ready":
       case "meeting":
+      case "dying":
       case "resident":
       case "beat":
         return;

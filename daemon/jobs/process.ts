@@ -2,7 +2,7 @@
 import { closeSync } from "node:fs";
 import type { Subprocess } from "bun";
 import type { z } from "zod";
-import { WaverError } from "../../plugins/errors.ts";
+import { type ErrorBody, WaverError } from "../../plugins/errors.ts";
 import type { DaemonLog } from "../log.ts";
 import {
   FromRunner,
@@ -78,6 +78,8 @@ export class RunnerProcess {
   #lastTurn = performance.now();
   #lastLook = performance.now();
   #cause: string | null = null;
+  /** What it said of its end. */
+  #lastWords: Pick<ErrorBody, "message" | "hint"> | null = null;
   #isHeldUp = false;
 
   constructor(program: ProcessProgram, args: RunnerArguments, listener: ProcessListener, log: DaemonLog) {
@@ -103,22 +105,27 @@ export class RunnerProcess {
       onExit: (_, code, signal) => {
         this.isGone = true;
         clearInterval(watch);
-        const reason = this.#cause ?? (signal !== null ? `signal ${signal}` : `exit code ${code}`);
-        ready.reject(
-          new WaverError(
-            args.role === "device" ? "runner_failed" : "worker_failed",
-            `the ${args.role} process ended before it was ready (${reason})`,
-            { hint: "its last words are in the daemon's log" },
-          ),
-        );
-        exited.resolve();
-        const fromOutside = signal === "SIGKILL" || signal === "SIGTERM";
-        listener.gone(this, {
-          reason,
-          byItself: this.#isHeldUp || (this.#cause === null && !fromOutside),
-          uses: this.uses(),
-          expected: this.isStopping,
-          wasReady: this.isReady,
+        // What it sent before it ended may come in the same turn.
+        setImmediate(() => {
+          const words = this.#cause === null ? this.#lastWords : null;
+          const how = this.#cause ?? (signal !== null ? `signal ${signal}` : `exit code ${code}`);
+          const reason = words === null ? how : `${how}: ${words.message}`;
+          ready.reject(
+            new WaverError(
+              args.role === "device" ? "runner_failed" : "worker_failed",
+              `the ${args.role} process ended before it was ready (${reason})`,
+              { hint: words?.hint ?? "its last words are in the daemon's log" },
+            ),
+          );
+          exited.resolve();
+          const fromOutside = signal === "SIGKILL" || signal === "SIGTERM";
+          listener.gone(this, {
+            reason,
+            byItself: this.#isHeldUp || (this.#cause === null && !fromOutside),
+            uses: this.uses(),
+            expected: this.isStopping,
+            wasReady: this.isReady,
+          });
         });
       },
     });
@@ -174,7 +181,7 @@ export class RunnerProcess {
     else if (message.type === "resident") {
       this.rssBytes = message.rssBytes;
       this.resident = message.items;
-    }
+    } else if (message.type === "dying") this.#lastWords = message;
     this.#listener.message(this, message);
   }
 

@@ -16,6 +16,8 @@ import { usesFile } from "./uses.ts";
 
 const HEARTBEAT_FD = 3;
 const HEARTBEAT_MS = 1000;
+/** Of what the process says of its end: libraries put whole stacks into a message. */
+const MOST_WORDS = 500;
 /** A stop that takes longer is no longer graceful. */
 const STOP_MS = 10_000;
 
@@ -29,6 +31,8 @@ const send = (message: FromRunner): void => {
 function dieOf(event: string, error: unknown): void {
   const body = toWaverError(error).toBody();
   send({ type: "log", lease: null, level: "error", event, fields: { reason: body.message, code: body.code } });
+  const message = (body.message.split("\n", 1)[0] as string).slice(0, MOST_WORDS);
+  send({ type: "dying", message, ...(body.hint === undefined ? {} : { hint: body.hint }) });
   process.stderr.write(
     `${JSON.stringify({ level: "error", event, reason: body.message, stack: error instanceof Error ? error.stack : undefined })}\n`,
   );

@@ -66,6 +66,8 @@ export const FromRunner = z.discriminatedUnion("type", [
   z.object({ type: z.literal("ready"), pid: z.int(), device: z.string(), facts: Bag }),
   /** Of a rank, before it is ready: where its store is (the leader), or that it listens (null). */
   z.object({ type: z.literal("meeting"), meeting: z.object({ port: z.int(), secret: z.string() }).nullable() }),
+  /** Its last word: why it ends. */
+  z.object({ type: z.literal("dying"), message: z.string(), hint: z.string().optional() }),
   z.object({ type: z.literal("progress"), lease: Lease, progress: Progress }),
   z.object({
     type: z.literal("log"),

@@ -43,6 +43,18 @@ test.each([
   expect(await daemon.latents(disturbed)).toEqual(again);
 });
 
+test("ranks that cannot start: the job says why, in the words of the device or its library", async () => {
+  // more GPUs than a machine has: with no CUDA at all it is the first rank that fails, else the second
+  await using none = await RankDaemon.open("cuda:99");
+  const { id } = await none.client.submit("generate", none.body("wan", { ranks: 2 }));
+  const error = await none.client.wait(id).then(
+    (job) => job.error,
+    (failure: unknown) => failure as { code: string; message: string },
+  );
+  expect(error?.code).toBe("runner_failed");
+  expect(error?.message).toMatch(/ended before it was ready \(.*exit code 70: .*(cuda|CUDA|NCCL|device)/);
+});
+
 test("kill -9 of the daemon: its ranks end by themselves, and the next daemon starts others for the job", async () => {
   const more = { ranks: 2, numSteps: 150, seed: 5 };
   const job = await daemon.client.submit("generate", daemon.body("waver", more));

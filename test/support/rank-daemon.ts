@@ -24,9 +24,11 @@ export class RankDaemon implements AsyncDisposable {
   #waver = "";
   #process!: Bun.Subprocess<"ignore", "pipe", "inherit">;
 
-  static async open(): Promise<RankDaemon> {
+  private constructor(private readonly device: string) {}
+
+  static async open(device = "cpu"): Promise<RankDaemon> {
     setThreads(1);
-    const made = new RankDaemon();
+    const made = new RankDaemon(device);
     made.#waver = await tinyPipeline(join(made.home, "tiny"));
     await made.start();
     return made;
@@ -43,6 +45,7 @@ export class RankDaemon implements AsyncDisposable {
           WAVER_FFMPEG: findFfmpeg(),
           WAVER_WORKERS: "1",
           WAVER_THREADS: "1",
+          WAVER_DEVICE: this.device,
         },
         OMP_WAIT_POLICY: "PASSIVE",
       },
