@@ -21,6 +21,7 @@ const KINDS: Readonly<Record<string, Kind>> = {
   "aten::conv1d": "convolution",
   "aten::conv2d": "convolution",
   "aten::conv3d": "convolution",
+  "aten::mkldnn_convolution": "convolution",
   "aten::conv_transpose2d": "convolution",
   "aten::conv_transpose3d": "convolution",
   "aten::scaled_dot_product_attention": "attention",
@@ -47,6 +48,7 @@ export function flopsOf(op: Schema, args: readonly Arg[], result: Value): number
     case "aten::conv1d":
     case "aten::conv2d":
     case "aten::conv3d":
+    case "aten::mkldnn_convolution":
       return (2 * out.numel * b.numel) / b.size(0);
     case "aten::conv_transpose2d":
     case "aten::conv_transpose3d":

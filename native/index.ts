@@ -20,6 +20,7 @@ export * from "./runtime.ts";
 export * from "./safetensors.ts";
 export { type Schema, schema } from "./schema.ts";
 export { keep, leaked, liveTensors, Scope, scope } from "./scope.ts";
+export { meantBy } from "./standin.ts";
 export { Mark, Stream } from "./stream.ts";
 export { type Device, type MemoryFormat, Tensor } from "./tensor.ts";
 export { bytesOf, type Weights, weightsOf } from "./weights.ts";

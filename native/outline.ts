@@ -70,6 +70,10 @@ const made = (shape: readonly number[], like: Tensor, dtype: DType = like.dtype)
   empty(shape, { dtype, device: "meta" });
 const same = ([x]: readonly Arg[]): Tensor => made((x as Tensor).shape, x as Tensor);
 
+/** oneDNN's own names its options in another order. */
+const convolvedByName = ([x, w, b, padding, stride, dilation]: readonly Arg[]): Tensor =>
+  convolved([x, w, b, stride, padding, dilation]);
+
 function convolved([x, w, , stride, padding, dilation]: readonly Arg[]): Tensor {
   const [input, weight] = [x as Tensor, w as Tensor];
   const axes = weight.ndim - 2;
@@ -84,8 +88,14 @@ function convolved([x, w, , stride, padding, dilation]: readonly Arg[]): Tensor 
     const reach = (d[i] as number) * (weight.size(2 + i) - 1) + 1;
     return Math.floor((input.size(-axes + i) + 2 * (p[i] as number) - reach) / (s[i] as number)) + 1;
   });
-  return made([...input.shape.slice(0, -axes - 1), weight.size(0), ...sides], input);
+  const batch = input.shape.slice(0, -axes - 1);
+  // as oneDNN chooses, and what follows asks for it
+  if (axes > 1 && (isChannelsLast(input) || isChannelsLast(weight)))
+    return made([...batch, ...sides, weight.size(0)], input).movedim(-1, 1);
+  return made([...batch, weight.size(0), ...sides], input);
 }
+
+const isChannelsLast = (x: Tensor): boolean => !x.isContiguous && x.movedim(1, -1).isContiguous;
 
 /** The kernels write tokens before heads, and the sums of rows beside them. */
 function attended([q, , v]: readonly Arg[]): Tensor {
@@ -137,6 +147,7 @@ const SHAPES: Readonly<Record<string, (args: readonly Arg[]) => Value>> = {
   "aten::conv1d": convolved,
   "aten::conv2d": convolved,
   "aten::conv3d": convolved,
+  "aten::mkldnn_convolution": convolvedByName,
   "aten::layer_norm": same,
   "aten::group_norm": same,
   "aten::scaled_dot_product_attention": attended,

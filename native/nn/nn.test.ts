@@ -228,3 +228,24 @@ describe("withMatmulDtype", () => {
     expect(() => w.withMatmulDtype("bfloat16", async () => 1)).toThrow("async");
   });
 });
+
+test("a convolution of clips is the same with a graph and without", () => {
+  using g = new w.Generator(3);
+  w.scope(() => {
+    for (const { x, k, options } of [
+      { x: [1, 3, 4, 7, 5], k: [4, 3, 3, 3, 3], options: { padding: [0, 1, 1] } },
+      { x: [1, 4, 5, 8, 6], k: [6, 2, 1, 2, 2], options: { stride: [1, 2, 2], groups: 2 } },
+      { x: [2, 3, 5, 6, 6], k: [2, 3, 2, 2, 2], options: { dilation: 2, padding: 1 } },
+      { x: [1, 8, 3, 4, 4], k: [8, 8, 1, 1, 1], options: {} },
+    ]) {
+      const clip = w.randn(x, { generator: g });
+      const [weight, bias] = [w.randn(k, { generator: g }), w.randn([k[0] as number], { generator: g })];
+      for (const shift of [bias, null]) {
+        const quick = w.noGrad(() => w.conv3d(clip, weight, shift, options));
+        const recorded = w.conv3d(clip, weight.clone().requiresGrad_(), shift, options);
+        expect(quick.shape).toEqual(recorded.shape);
+        expect(w.allClose(quick, recorded.detach(), { atol: 1e-5, rtol: 1e-5 })).toBe(true);
+      }
+    }
+  });
+});
