@@ -4,10 +4,10 @@ import { join } from "node:path";
 import {
   Conv2d,
   Conv3d,
-  cat,
   type Device,
   type DType,
   hasWeights,
+  isGradEnabled,
   keep,
   Generator as Random,
   saveSafetensors,
@@ -18,25 +18,18 @@ import {
 import type { ChunkDecoder, Codec, LatentSpec } from "../index.ts";
 import { configOf, VaeCheckpoint } from "./checkpoint.ts";
 import { Chunks, type Tap } from "./chunk.ts";
-import { AutoencoderKLWan } from "./model.ts";
+import { AutoencoderKLWan, joined, type Pass } from "./model.ts";
 import { stride, VaeConfig } from "./params.ts";
 import { type Tiling, tiledDecode, tiledEncode } from "./tiles.ts";
 
 export interface Settings {
   readonly device: Device;
   readonly dtype?: DType | undefined;
-  /** Latent frames in one chunk of a long clip; absent: as many as `chunkBytes` allows. */
+  /** Latent frames that are handed out together; for gradients, that go through together. One, and all, when absent. */
   readonly perChunk?: number | undefined;
-  /** Bytes that the widest activation of one chunk may take. */
-  readonly chunkBytes?: number | undefined;
   readonly tiling?: Tiling | undefined;
 }
 
-/**
- * 64 MiB: a training clip of a small VAE goes through at once, 9 frames of 128 x 208 through Wan's own do not. Larger chunks
- * gain 4 % there and take twice the memory, which would then grow with the clip.
- */
-const CHUNK_BYTES = 2 ** 26;
 const CLASS = "AutoencoderKLWan";
 /** Latent frames done, beside what the layers remember. */
 const POSITION = "position";
@@ -100,7 +93,7 @@ export class WanVae implements Codec {
   posterior(video: Tensor, tap?: Tap): { mean: Tensor; logvar: Tensor } {
     return scope(() => {
       const x = this.#input(video);
-      const pass = { ...this.#pass(x.size(2), x.size(3) * x.size(4)), ...(tap === undefined ? {} : { tap }) };
+      const pass = this.#pass(tap);
       const moments = tiledEncode(this.#settings.tiling, x, this.latent.stride, (tile) =>
         this.module.encode(tile, pass),
       );
@@ -128,14 +121,16 @@ export class WanVae implements Codec {
   }
 
   decode(latents: Tensor): Tensor {
-    return scope(() => this.reconstruct(this.denormalise(latents)).clamp(-1, 1));
+    return scope(() => {
+      const video = this.reconstruct(this.denormalise(latents));
+      return isGradEnabled() ? video.clamp(-1, 1) : video.clamp_(-1, 1);
+    });
   }
 
   reconstruct(latents: Tensor, tap?: Tap): Tensor {
     return scope(() => {
       const z = this.#input(latents);
-      const [frames, rows, columns] = this.#pixels(z);
-      const pass = { ...this.#pass(frames, rows * columns), ...(tap === undefined ? {} : { tap }) };
+      const pass = this.#pass(tap);
       return tiledDecode(this.#settings.tiling, z, this.latent.stride, (tile) =>
         joined([...this.module.decode(tile, pass)]),
       );
@@ -144,12 +139,16 @@ export class WanVae implements Codec {
 
   *decodeChunks(latents: Tensor): Generator<Tensor> {
     if (this.#settings.tiling !== undefined) {
-      yield this.decode(latents);
+      using video = keep(this.decode(latents));
+      for (let from = 0; from < video.size(2); ) {
+        const count = from === 0 ? 1 : this.latent.stride[0];
+        yield scope(() => video.narrow(2, from, count).clone());
+        from += count;
+      }
       return;
     }
     using z = keep(scope(() => this.#input(this.denormalise(latents)))); // between two chunks the caller's scope may end
-    const [frames, rows, columns] = this.#pixels(z);
-    for (const chunk of this.module.decode(z, this.#pass(frames, rows * columns))) {
+    for (const chunk of this.module.decode(z, this.#pass())) {
       const clamped = chunk.clamp(-1, 1);
       chunk.dispose();
       yield clamped;
@@ -157,9 +156,7 @@ export class WanVae implements Codec {
   }
 
   decoder(latents: Tensor, memory?: Readonly<Record<string, Tensor>>): ChunkDecoder {
-    const [frames, rows, columns] = this.#pixels(latents);
-    const pass = this.#pass(frames, rows * columns);
-    if (pass.perChunk === undefined || this.#settings.tiling !== undefined) {
+    if (latents.size(2) === 1 || this.#settings.tiling !== undefined) {
       const parts = this.decodeChunks(latents)[Symbol.iterator]() as Generator<Tensor>;
       return {
         next: () => nextOf(parts),
@@ -170,7 +167,7 @@ export class WanVae implements Codec {
     const chunks = new Chunks();
     if (memory !== undefined) this.#restore(chunks, memory);
     const z = keep(scope(() => this.#input(this.denormalise(latents))));
-    const parts = this.module.decode(z, { ...pass, chunks });
+    const parts = this.module.decode(z, { ...this.#pass(), chunks });
     return {
       next: () => {
         using chunk = nextOf(parts);
@@ -235,21 +232,9 @@ export class WanVae implements Codec {
     return x.to({ dtype, device }).contiguous("channels_last_3d");
   }
 
-  /** [frames, rows, columns] that latents [B C T h w] decode to. */
-  #pixels(latents: Tensor): [number, number, number] {
-    const [ft, fh, fw] = this.latent.stride;
-    const [, , T, h, w] = latents.shape as [number, number, number, number, number];
-    return [1 + (T - 1) * ft, h * fh, w * fw];
-  }
-
-  /** All at once while the widest activation fits, else in chunks. */
-  #pass(numFrames: number, pixels: number): { perChunk?: number } {
-    const { perChunk, chunkBytes = CHUNK_BYTES } = this.#settings;
-    if (perChunk !== undefined) return { perChunk };
-    const { base_dim, decoder_base_dim, patch_size } = this.#config;
-    const perFrame = (Math.max(base_dim, decoder_base_dim ?? 0) * pixels * 4) / (patch_size ?? 1) ** 2;
-    if (perFrame * numFrames <= chunkBytes) return {};
-    return { perChunk: Math.max(1, Math.floor(chunkBytes / perFrame / this.latent.stride[0])) };
+  #pass(tap?: Tap): Pass {
+    const { perChunk } = this.#settings;
+    return { ...(perChunk === undefined ? {} : { perChunk }), ...(tap === undefined ? {} : { tap }) };
   }
 
   #channelwise(values: readonly number[], like: Tensor): Tensor {
@@ -265,4 +250,3 @@ const nextOf = (parts: Generator<Tensor>): Tensor | undefined => {
   const next = parts.next();
   return next.done === true ? undefined : next.value;
 };
-const joined = (parts: readonly Tensor[]): Tensor => (parts.length === 1 ? (parts[0] as Tensor) : cat(parts, 2));

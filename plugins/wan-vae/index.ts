@@ -14,8 +14,7 @@ const options = z.strictObject({
     .int()
     .positive()
     .optional()
-    .describe("latent frames that go through at once; chosen by chunkBytes when absent"),
-  chunkBytes: z.int().positive().optional().describe("bytes that the widest activation of a chunk may take"),
+    .describe("latent frames that are decoded between two frames handed out; the result is the same, one when absent"),
   tiling: z
     .strictObject({ size: pair, stride: pair })
     .optional()

@@ -12,14 +12,32 @@ import {
   isGradEnabled,
   linear,
   Module,
+  meantBy,
   onesInit,
   op,
   type Parameter,
   pad,
   scaledDotProductAttention,
+  scope,
   type Tensor,
 } from "../../native/index.ts";
 import { type Chunk, whole } from "./chunk.ts";
+
+export type Step = (x: Tensor) => Tensor;
+
+/** x through all steps, each result freed as soon as the next one is made; x itself stays the caller's. */
+export function through(x: Tensor, steps: readonly Step[]): Tensor {
+  let at = x;
+  for (const step of steps) {
+    const next = scope(() => step(at));
+    if (at !== x && at !== next) at.dispose();
+    at = next;
+  }
+  return at;
+}
+
+/** h + x, in the place of h where no graph needs it; h is the caller's own. */
+const plus = (h: Tensor, x: Tensor): Tensor => (isGradEnabled() || h.dtype !== x.dtype ? h.add(x) : h.add_(x));
 
 /** A convolution over time and space that sees, for each frame, only that frame and the ones before it. */
 export class CausalConv3d extends Conv3d {
@@ -33,7 +51,13 @@ export class CausalConv3d extends Conv3d {
 
   /** x [B C T H W], the next frames of the clip -> [B C' T H W]. Before the clip all is zero. */
   override forward(x: Tensor, chunk: Chunk = whole): Tensor {
-    return this.#before === 0 ? super.forward(x) : super.forward(chunk.withPast(this, x, this.#before));
+    return through(x, this.steps(chunk));
+  }
+
+  /** The frames before it put in front, then the convolution: what goes in need not outlive the first. */
+  steps(chunk: Chunk): Step[] {
+    const convolve: Step = (x) => super.forward(x);
+    return this.#before === 0 ? [convolve] : [(x) => chunk.withPast(this, x, this.#before), convolve];
   }
 }
 
@@ -51,7 +75,7 @@ export class ChannelNorm extends Module {
 
   /** [B C T H W] -> [B C T H W], with the SiLU that stands before every convolution if asked. */
   forward(x: Tensor, { silu = false } = {}): Tensor {
-    if (!isGradEnabled() && x.device === "cpu") return channelNorm(x, this.gamma.flatten(), { silu });
+    if (!isGradEnabled() && meantBy(x.device) === "cpu") return channelNorm(x, this.gamma.flatten(), { silu });
     // libtorch's own kernel has a backward, and on a GPU is one launch. The reference holds |x| at 1e-12 and above; under
     // the root that is this eps, and a zero vector stays zero.
     const dim = x.size(1);
@@ -59,6 +83,12 @@ export class ChannelNorm extends Module {
     return (silu ? normed.silu() : normed).movedim(-1, 1);
   }
 }
+
+/** norm, SiLU, convolution. */
+export const activated = (norm: ChannelNorm, conv: CausalConv3d, chunk: Chunk): Step[] => [
+  (x) => norm.forward(x, { silu: true }),
+  ...conv.steps(chunk),
+];
 
 /** norm, SiLU, convolution, twice, beside a shortcut. */
 export class ResidualBlock extends Module {
@@ -79,10 +109,8 @@ export class ResidualBlock extends Module {
 
   /** [B C T H W] -> [B C' T H W] */
   forward(x: Tensor, chunk: Chunk): Tensor {
-    const h = this.conv1.forward(this.norm1.forward(x, { silu: true }), chunk);
-    return this.conv2
-      .forward(this.norm2.forward(h, { silu: true }), chunk)
-      .add(this.conv_shortcut?.forward(x, chunk) ?? x);
+    const h = through(x, [...activated(this.norm1, this.conv1, chunk), ...activated(this.norm2, this.conv2, chunk)]);
+    return plus(h, this.conv_shortcut?.forward(x, chunk) ?? x);
   }
 }
 
@@ -102,24 +130,50 @@ export class FrameAttention extends Module {
   /** [B C T H W] -> [B C T H W] */
   forward(x: Tensor): Tensor {
     const [B, C, T, H, W] = x.shape as [number, number, number, number, number];
-    const pixels = this.norm
-      .forward(x)
-      .permute([0, 2, 3, 4, 1])
-      .reshape([B * T, 1, H * W, C]);
-    const [q, k, v] = pointwise(this.to_qkv, pixels).chunk(3, -1) as [Tensor, Tensor, Tensor];
-    const seen = pointwise(this.proj, scaledDotProductAttention(q, k, v));
-    return seen.reshape([B, T, H, W, C]).permute([0, 4, 1, 2, 3]).add(x);
+    const h = through(x, [
+      (x) => this.norm.forward(x),
+      (x) => x.permute([0, 2, 3, 4, 1]).reshape([B * T, 1, H * W, C]),
+      (x) => pointwise(this.to_qkv, x),
+      (x) => scaledDotProductAttention(...(x.chunk(3, -1) as [Tensor, Tensor, Tensor])),
+      (x) => pointwise(this.proj, x),
+      (x) => x.reshape([B, T, H, W, C]).permute([0, 4, 1, 2, 3]),
+    ]);
+    return plus(h, x);
   }
 }
 
 /** A 1x1 convolution on channels-last data is a linear layer. */
 const pointwise = (conv: Conv2d, x: Tensor): Tensor => linear(x, conv.weight.flatten(1), conv.bias);
 
-/** Every frame as an image: [B C T H W] -> [B*T C H W], and back. */
-const perFrame = (x: Tensor, image: (frames: Tensor) => Tensor): Tensor => {
+/** Every frame as an image: [B C T H W] -> [B*T C H W], and back; channels stay last in memory, without a copy where they are. */
+const perFrame = (x: Tensor, image: Step): Tensor => {
   const [B, C, T, H, W] = x.shape as [number, number, number, number, number];
-  const y = image(x.transpose(1, 2).reshape([B * T, C, H, W]));
-  return y.reshape([B, T, ...y.shape.slice(1)]).transpose(1, 2);
+  return through(x, [
+    (x) =>
+      x
+        .movedim(1, -1)
+        .contiguous()
+        .view([B * T, H, W, C])
+        .movedim(-1, 1),
+    image,
+    (y) => {
+      const rows = y.movedim(1, -1);
+      return rows.reshape([B, T, ...rows.shape.slice(1)]).movedim(-1, 1);
+    },
+  ]);
+};
+
+/** Elements of a frame from which frames are enlarged one at a time: all of them take eight times their size at once. */
+const LARGE_FRAME = 2 ** 22;
+
+/** What `image` makes of x, a frame at a time where frames are large. That follows from a frame alone: the sums stay in one order. */
+const bySlabs = (x: Tensor, image: Step): Tensor => {
+  const [B, C, T, H, W] = x.shape as [number, number, number, number, number];
+  if (isGradEnabled() || T === 1 || B * C * H * W < LARGE_FRAME) return image(x);
+  return cat(
+    Array.from({ length: T }, (_, t) => scope(() => image(x.narrow(2, t, 1)))),
+    2,
+  );
 };
 
 /** Halves the sides and, with `time`, the frames. The first frame of a clip stays alone: T = 1 + 2k -> 1 + k. */
@@ -135,7 +189,9 @@ export class Downsample extends Module {
 
   forward(x: Tensor, chunk: Chunk): Tensor {
     // Right and bottom get the zero row: the reference pads (0, 1, 0, 1).
-    const small = perFrame(x, (frames) => this.resample[1].forward(pad(frames, [0, 1, 0, 1])));
+    const small = perFrame(x, (frames) =>
+      through(frames, [(x) => pad(x, [0, 1, 0, 1]), (x) => this.resample[1].forward(x)]),
+    );
     if (this.time_conv === undefined) return small;
     const last = chunk.exchange(this, small.narrow(2, small.size(2) - 1, 1));
     if (last !== undefined) return this.time_conv.forward(cat([last, small], 2));
@@ -156,8 +212,18 @@ export class Upsample extends Module {
   }
 
   forward(x: Tensor, chunk: Chunk): Tensor {
-    const y = this.time_conv === undefined ? x : this.#doubleFrames(this.time_conv, x, chunk);
-    return perFrame(y, (frames) => this.resample[1].forward(interpolate(frames, { scale: 2, mode: "nearest-exact" })));
+    const { time_conv } = this;
+    const enlarge: Step = (x) =>
+      perFrame(x, (frames) =>
+        through(frames, [
+          (x) => interpolate(x, { scale: 2, mode: "nearest-exact" }),
+          (x) => this.resample[1].forward(x),
+        ]),
+      );
+    return through(x, [
+      (x) => (time_conv === undefined ? x : this.#doubleFrames(time_conv, x, chunk)),
+      (x) => bySlabs(x, enlarge),
+    ]);
   }
 
   /** The time convolution never sees the clip's first frame, not even as the past of the second. */
@@ -167,8 +233,14 @@ export class Upsample extends Module {
     if (rest.size(2) === 0) return x;
     const [B, C, T, H, W] = rest.shape as [number, number, number, number, number];
     // features are ordered (which of the two frames, channel)
-    const pairs = conv.forward(rest, chunk).reshape([B, 2, C, T, H, W]);
-    const doubled = pairs.permute([0, 2, 3, 1, 4, 5]).reshape([B, C, 2 * T, H, W]);
+    const doubled = through(rest, [
+      ...conv.steps(chunk),
+      (x) =>
+        x
+          .reshape([B, 2, C, T, H, W])
+          .permute([0, 2, 3, 1, 4, 5])
+          .reshape([B, C, 2 * T, H, W]),
+    ]);
     return first === undefined ? doubled : cat([first, doubled], 2);
   }
 }

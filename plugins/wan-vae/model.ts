@@ -6,9 +6,10 @@
  * Children are named by the checkpoint's keys (diffusers). Axes: B batch, C channels, F pixel frames, T latent frames,
  * H W pixel rows and columns, h w latent ones.
  */
-import { cat, keep, Module, scope, type Tensor } from "../../native/index.ts";
+import { cat, isGradEnabled, keep, Module, scope, type Tensor } from "../../native/index.ts";
 import { type Chunk, Chunks, type Tap, whole } from "./chunk.ts";
 import {
+  activated,
   averageDown,
   CausalConv3d,
   ChannelNorm,
@@ -16,6 +17,8 @@ import {
   FrameAttention,
   ResidualBlock,
   repeatUp,
+  type Step,
+  through,
   Upsample,
 } from "./layers.ts";
 import { stride, type VaeConfig } from "./params.ts";
@@ -32,9 +35,24 @@ class MidBlock extends Module {
   }
 
   forward(x: Tensor, chunk: Chunk): Tensor {
-    return this.resnets[1].forward(this.attentions[0].forward(this.resnets[0].forward(x, chunk)), chunk);
+    const [first, second] = this.resnets;
+    return through(x, [
+      (x) => first.forward(x, chunk),
+      (x) => this.attentions[0].forward(x),
+      (x) => second.forward(x, chunk),
+    ]);
   }
 }
+
+interface Layer {
+  forward(x: Tensor, chunk: Chunk): Tensor;
+}
+const stepsOf = (layers: readonly Layer[], chunk: Chunk): Step[] =>
+  layers.map(
+    (layer): Step =>
+      (x) =>
+        layer.forward(x, chunk),
+  );
 
 interface Level {
   readonly inDim: number;
@@ -62,8 +80,8 @@ class DownBlock extends Module {
 
   forward(x: Tensor, chunk: Chunk): Tensor {
     const { outDim, resizes, time } = this.#level;
-    const h = this.resnets.reduce((h, block) => block.forward(h, chunk), x);
-    const small = this.downsampler?.forward(h, chunk) ?? h;
+    const layers = [...this.resnets, ...(this.downsampler === undefined ? [] : [this.downsampler])];
+    const small = through(x, stepsOf(layers, chunk));
     return small.add(averageDown(x, outDim, time ? 2 : 1, resizes ? 2 : 1));
   }
 }
@@ -85,12 +103,12 @@ class UpBlock extends Module {
     else this.upsamplers = [new Upsample(level.outDim, level.outDim / 2, level.time)];
   }
 
-  forward(x: Tensor, chunk: Chunk): Tensor {
+  /** Without a way around it a level is its layers: none needs to keep what came into it. */
+  steps(chunk: Chunk): Step[] {
+    if (this.upsampler === undefined) return stepsOf([...this.resnets, ...(this.upsamplers ?? [])], chunk);
     const { outDim, time } = this.#level;
-    const h = this.resnets.reduce((h, block) => block.forward(h, chunk), x);
-    if (this.upsampler !== undefined)
-      return this.upsampler.forward(h, chunk).add(repeatUp(x, outDim, time ? 2 : 1, 2, chunk));
-    return this.upsamplers?.[0]?.forward(h, chunk) ?? h;
+    const layers = stepsOf([...this.resnets, this.upsampler], chunk);
+    return [(x) => through(x, layers).add(repeatUp(x, outDim, time ? 2 : 1, 2, chunk))];
   }
 }
 
@@ -127,11 +145,15 @@ class Encoder extends Module {
   }
 
   forward(video: Tensor, chunk: Chunk): Tensor {
-    const tap = (name: string, x: Tensor): Tensor => tapped(chunk, `encoder.${name}`, x);
-    let x = tap("conv_in", this.conv_in.forward(video, chunk));
-    for (const [i, block] of this.down_blocks.entries()) x = tap(`down_blocks.${i}`, block.forward(x, chunk));
-    x = tap("mid_block", this.mid_block.forward(x, chunk));
-    return tap("conv_out", this.conv_out.forward(this.norm_out.forward(x, { silu: true }), chunk));
+    return through(video, [
+      ...this.conv_in.steps(chunk),
+      tap(chunk, "encoder.conv_in"),
+      ...this.down_blocks.flatMap((block, i) => [...stepsOf([block], chunk), tap(chunk, `encoder.down_blocks.${i}`)]),
+      (x) => this.mid_block.forward(x, chunk),
+      tap(chunk, "encoder.mid_block"),
+      ...activated(this.norm_out, this.conv_out, chunk),
+      tap(chunk, "encoder.conv_out"),
+    ]);
   }
 }
 
@@ -167,19 +189,30 @@ class Decoder extends Module {
   }
 
   forward(z: Tensor, chunk: Chunk): Tensor {
-    const tap = (name: string, x: Tensor): Tensor => tapped(chunk, `decoder.${name}`, x);
-    let x = tap("mid_block", this.mid_block.forward(tap("conv_in", this.conv_in.forward(z, chunk)), chunk));
-    for (const [i, block] of this.up_blocks.entries()) x = tap(`up_blocks.${i}`, block.forward(x, chunk));
-    return tap("conv_out", this.conv_out.forward(this.norm_out.forward(x, { silu: true }), chunk));
+    return through(z, [
+      ...this.conv_in.steps(chunk),
+      tap(chunk, "decoder.conv_in"),
+      (x) => this.mid_block.forward(x, chunk),
+      tap(chunk, "decoder.mid_block"),
+      ...this.up_blocks.flatMap((block, i) => [...block.steps(chunk), tap(chunk, `decoder.up_blocks.${i}`)]),
+      ...activated(this.norm_out, this.conv_out, chunk),
+      tap(chunk, "decoder.conv_out"),
+    ]);
   }
 }
 
-const tapped = (chunk: Chunk, name: string, x: Tensor): Tensor => {
-  chunk.tap(name, x);
-  return x;
-};
+/** Shows what goes by. */
+const tap =
+  (chunk: Chunk, name: string): Step =>
+  (x) => {
+    chunk.tap(name, x);
+    return x;
+  };
 
-/** How a clip goes through: all at once, or so many latent frames at a time after the first, which is always alone. */
+/**
+ * How a clip goes through. For gradients: all at once, or so many latent frames at a time after the first, which is always
+ * alone. Without: one latent frame at a time, as the reference runs, and so many are handed out together.
+ */
 export interface Pass {
   readonly perChunk?: number;
   readonly tap?: Tap;
@@ -214,7 +247,7 @@ export class AutoencoderKLWan extends Module {
         this.encoder.forward(frames, chunk),
       ),
     ];
-    return this.quant_conv.forward(moments.length === 1 ? (moments[0] as Tensor) : cat(moments, 2));
+    return this.quant_conv.forward(joined(moments));
   }
 
   /** latents [B C T h w], not normalised -> video, a chunk [B 3 F' H W] at a time; not clamped. */
@@ -237,20 +270,30 @@ export class AutoencoderKLWan extends Module {
       const start = from === 0 ? 0 : 1 + step * (from - 1);
       return x.narrow(2, start, 1 + step * (to - 1) - start);
     };
-    if (pass.perChunk === undefined && pass.tap === undefined && pass.chunks === undefined) {
+    const { perChunk, tap } = pass;
+    if (isGradEnabled() && perChunk === undefined && tap === undefined && pass.chunks === undefined) {
       yield scope(() => run(frames(0, numLatent), whole));
       return;
     }
-    using own = pass.chunks === undefined ? new Chunks(pass.tap) : undefined;
+    using own = pass.chunks === undefined ? new Chunks(tap) : undefined;
     const chunks = own ?? (pass.chunks as Chunks);
-    for (let from = chunks.position; from < numLatent; from = chunks.position) {
-      const to = from === 0 ? 1 : Math.min(numLatent, from + (pass.perChunk ?? 1));
-      const done = scope(() => run(frames(from, to), chunks));
-      chunks.next(to);
-      yield done;
+    const unit = isGradEnabled() ? (perChunk ?? 1) : 1;
+    while (chunks.position < numLatent) {
+      const end = chunks.position === 0 ? 1 : Math.min(numLatent, chunks.position + (perChunk ?? 1));
+      yield scope(() => {
+        const parts: Tensor[] = [];
+        for (let from = chunks.position; from < end; from = chunks.position) {
+          const to = Math.min(end, from + unit);
+          parts.push(scope(() => run(frames(from, to), chunks)));
+          chunks.next(to);
+        }
+        return joined(parts);
+      });
     }
   }
 }
+
+export const joined = (parts: readonly Tensor[]): Tensor => (parts.length === 1 ? (parts[0] as Tensor) : cat(parts, 2));
 
 /** [B C F H*p W*p] -> [B C*p*p F H W]; features ordered (channel, column, row), as the checkpoints were trained. */
 function patchify(x: Tensor, p: number): Tensor {

@@ -19,35 +19,40 @@ interface Grid {
 function tiled(x: Tensor, from: Grid, into: Grid, run: (tile: Tensor) => Tensor): Tensor {
   const [rows, columns] = x.shape.slice(-2) as [number, number];
   if (rows <= from.size[0] && columns <= from.size[1]) return run(x);
-  const tiles: Tensor[][] = [];
+  const overlap = [into.size[0] - into.stride[0], into.size[1] - into.stride[1]] as const;
+  const joined: Tensor[] = [];
+  let above: readonly Tensor[] = [];
   for (let i = 0; i < rows; i += from.stride[0]) {
     const row: Tensor[] = [];
     for (let j = 0; j < columns; j += from.stride[1])
       row.push(
-        scope(() =>
-          run(x.slice(3, i, Math.min(rows, i + from.size[0])).slice(4, j, Math.min(columns, j + from.size[1]))),
-        ),
+        scope(() => {
+          const made = run(
+            x.slice(3, i, Math.min(rows, i + from.size[0])).slice(4, j, Math.min(columns, j + from.size[1])),
+          );
+          // a neighbour has been blended with its own neighbours by the time it is blended in here
+          const below = i === 0 ? made : blend(above[row.length] as Tensor, made, overlap[0], 3);
+          return j === 0 ? below : blend(row.at(-1) as Tensor, below, overlap[1], 4);
+        }),
       );
-    tiles.push(row);
+    joined.push(
+      scope(() =>
+        cat(
+          row.map((tile) => kept(tile, into)),
+          4,
+        ),
+      ),
+    );
+    for (const tile of above) tile.dispose();
+    above = row;
   }
-  const overlap = [into.size[0] - into.stride[0], into.size[1] - into.stride[1]] as const;
-  const at = (i: number, j: number): Tensor => (tiles[i] as Tensor[])[j] as Tensor;
-  const joined = tiles.map((row, i) =>
-    cat(
-      row.map((_, j) => {
-        // a neighbour has been blended with its own neighbours by the time it is blended in here
-        if (i > 0) (tiles[i] as Tensor[])[j] = blend(at(i - 1, j), at(i, j), overlap[0], 3);
-        if (j > 0) (tiles[i] as Tensor[])[j] = blend(at(i, j - 1), at(i, j), overlap[1], 4);
-        const tile = at(i, j);
-        return tile
-          .slice(3, 0, Math.min(tile.size(3), into.stride[0]))
-          .slice(4, 0, Math.min(tile.size(4), into.stride[1]));
-      }),
-      4,
-    ),
-  );
+  for (const tile of above) tile.dispose();
   return cat(joined, 3);
 }
+
+/** A tile up to where the next one takes over. */
+const kept = (tile: Tensor, { stride: [rows, columns] }: Grid): Tensor =>
+  tile.slice(3, 0, Math.min(tile.size(3), rows)).slice(4, 0, Math.min(tile.size(4), columns));
 
 /** Fades from the last `extent` lines of `before` into the first of `x` along `dim`. */
 function blend(before: Tensor, x: Tensor, extent: number, dim: 3 | 4): Tensor {
