@@ -14,17 +14,31 @@ import {
 } from "../../plugins/index.ts";
 import type { Meter } from "./meter.ts";
 import { type Picture, placePictures, readPictures } from "./pictures.ts";
-import { negativeOf, type Pipeline } from "./pipeline.ts";
+import { type Component, negativeOf, type Pipeline } from "./pipeline.ts";
 import { type GenerateInput, type Size, samplesOf } from "./request.ts";
 
 type ImageTokens = NonNullable<DenoiserInput["image"]>;
 type Tensors = typeof import("../runner/generation/tensors.ts");
 
-/** What a component is loaded with. */
-export const optionsOf = ({ dtype }: GenerateInput, path: string): Record<string, unknown> => ({
-  path,
-  ...(dtype === undefined ? {} : { dtype }),
-});
+/** What a component is loaded with. A denoiser must take what is asked for; beside it a text encoder may be left as it is. */
+export function optionsOf(
+  { dtype, weights }: GenerateInput,
+  { id, path, className }: Component,
+  hook: "family" | "encodeText",
+  ctx: Context,
+): Record<string, unknown> {
+  const options = { path, ...(dtype === undefined ? {} : { dtype }) };
+  if (weights === undefined) return options;
+  if (ctx.providers(hook).some((each) => each.id === id && each.options.includes("weights")))
+    return { ...options, weights };
+  if (hook === "encodeText") {
+    ctx.log("weights_as_stored", { level: "warn", component: className, reason: `${id} keeps none in 8 bits` });
+    return options;
+  }
+  throw new WaverError("invalid_input", `weights: ${id} loads ${className} as it is stored, not in ${weights}`, {
+    hint: "leave weights out",
+  });
+}
 
 export class Conditions implements Disposable {
   readonly #request: GenerateInput;
@@ -63,10 +77,11 @@ export class Conditions implements Disposable {
   async #encodeTexts(): Promise<void> {
     const request = this.#request;
     const texts = [...new Set([...samplesOf(request).map(({ prompt }) => prompt), negativeOf(request, this.#model)])];
-    for (const { name, id, path } of this.#model.texts) {
+    for (const component of this.#model.texts) {
+      const { name, id } = component;
       const tokenizer = join(this.#model.folder, name.replace("text_encoder", "tokenizer"));
       using use = await this.#ctx.use("encodeText", id, {
-        ...optionsOf(request, path),
+        ...optionsOf(request, component, "encodeText", this.#ctx),
         tokenizer,
         ...(request.maxTokens === undefined ? {} : { maxTokens: request.maxTokens }),
       });

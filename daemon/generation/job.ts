@@ -86,7 +86,7 @@ export class Generation implements Disposable {
     const adapters = await this.#adapters(); // one that is not there is said before anything is loaded
     await this.#conditions(); // before the largest network comes: the encoders may have to make room for it
     return new Experts(this.model, {
-      open: ({ id, path }) => this.ctx.use("family", id, optionsOf(this.request, path)),
+      open: (component) => this.ctx.use("family", component.id, optionsOf(this.request, component, "family", this.ctx)),
       adapt: (network, which) => adapted(adapters[which], network, this.ctx),
     });
   });
@@ -346,6 +346,7 @@ export class Generation implements Disposable {
       ...{ task, prompt, negativePrompt: negativeOf(request, model), seed, width, height, numFrames, fps, numSteps },
       ...(asked === undefined ? {} : { asked, rewrite: picks["rewrite"] }),
       ...(request.shift === undefined ? {} : { shift: request.shift }),
+      ...(request.weights === undefined ? {} : { weights: request.weights }),
       ...(request.latents === undefined ? {} : { latents: basename(request.latents) }),
       ...(model.replaced.length === 0
         ? {}

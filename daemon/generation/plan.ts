@@ -94,7 +94,8 @@ class Planner {
     const codec = await useCodec({});
     const networks = [model.family, ...(model.family2 === undefined ? [] : [model.family2])];
     const uses = [];
-    for (const each of networks) uses.push(await ctx.outline("family", each.id, optionsOf(request, each.path)));
+    for (const each of networks)
+      uses.push(await ctx.outline("family", each.id, optionsOf(request, each, "family", ctx)));
     try {
       const families: Denoiser[] = [];
       for (const use of uses) families.push(await use({}));
@@ -141,7 +142,7 @@ class Planner {
     const made: Conditioning[] = [];
     for (const component of this.#model.texts) {
       using use = await this.#ctx.outline("encodeText", component.id, {
-        ...optionsOf(request, component.path),
+        ...optionsOf(request, component, "encodeText", this.#ctx),
         tokenizer: join(this.#model.folder, component.name.replace("text_encoder", "tokenizer")),
         ...(request.maxTokens === undefined ? {} : { maxTokens: request.maxTokens }),
       });

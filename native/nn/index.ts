@@ -25,7 +25,7 @@ export { type LoadOptions, Module, type WeightSource } from "./module.ts";
 export { offloadedBytes, PinnedBlocks } from "./offload.ts";
 export { Parameter } from "./parameter.ts";
 export { type PatchGrid, type PatchSettings, patchify, smartResize } from "./patches.ts";
-export { dequantised, float8Linear, quantisable, quantised, type WeightForm } from "./quantised.ts";
+export { dequantised, float8Linear, formFor, quantisable, quantised, type WeightForm } from "./quantised.ts";
 export { remembered } from "./remembered.ts";
 export {
   applyRopeHalves,

@@ -67,6 +67,10 @@ export function toQuantise(network: Module, form: WeightForm): ReadonlyMap<Param
   );
 }
 
+/** The form, where a network has layers that take it: what is small beside another may stay as it is. */
+export const formFor = (network: Module, form: WeightForm | undefined): WeightForm | undefined =>
+  form !== undefined && quantisable(network).size > 0 ? form : undefined;
+
 /** weight [out, in] -> values [out, in] in 8 bits and scale [out, 1] float32; on `device`, some rows at a time. */
 export function quantised(weight: Tensor, form: WeightForm, device: Device = weight.device): [Tensor, Tensor] {
   const { dtype, top } = FORMS[form];

@@ -5,8 +5,10 @@ import {
   type Checkpoint,
   type Device,
   type DType,
+  formFor,
   offloadedBytes,
   openCheckpoint,
+  type WeightForm,
   type Weights,
   weightsOf,
 } from "../../native/index.ts";
@@ -16,6 +18,8 @@ import { readConfig } from "./params.ts";
 export interface Placement {
   readonly device: Device;
   readonly dtype?: DType | undefined;
+  /** What most weights of the layers are kept in. */
+  readonly weights?: WeightForm | undefined;
   /** Weights of the layers are on the device around their turns only. */
   readonly offload?: boolean | undefined;
 }
@@ -39,9 +43,9 @@ export function loadModel(folder: string, placement: Placement): CausalLM {
 }
 
 /** The decoder alone, for its states. */
-export function loadDecoder(folder: string, { dtype, device, offload = false }: Placement): CausalDecoder {
+export function loadDecoder(folder: string, { dtype, device, weights, offload = false }: Placement): CausalDecoder {
   const decoder = new CausalDecoder(readConfig(folder));
-  const how = { device, offload, ...(dtype === undefined ? {} : { dtype }) };
+  const how = { device, weights: formFor(decoder, weights), offload, ...(dtype === undefined ? {} : { dtype }) };
   return decoder.loadFrom(decoderOf(openCheckpoint(folder)), how);
 }
 

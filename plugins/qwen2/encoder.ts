@@ -9,6 +9,7 @@ import {
   saveSafetensors,
   scope,
   tensor,
+  type WeightForm,
   zeros,
 } from "../../native/index.ts";
 import { BpeTokenizer } from "../bpe.ts";
@@ -23,6 +24,8 @@ export interface Settings {
   readonly maxTokens: number;
   /** Folder of tokenizer.json. */
   readonly tokenizer?: string | undefined;
+  /** What most weights of the layers are kept in. */
+  readonly weights?: WeightForm | undefined;
   /** Weights of the layers are on the device around their turns only. */
   readonly offload?: boolean | undefined;
 }

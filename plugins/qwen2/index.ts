@@ -38,6 +38,12 @@ export default definePlugin({
         path: z.string().describe("folder with config.json and weights, for instance MODEL/text_encoder_2"),
         tokenizer: z.string().optional().describe("folder with tokenizer.json; beside the model when absent"),
         dtype,
+        weights: z
+          .enum(["int8", "fp8"])
+          .optional()
+          .describe(
+            "most weights of the blocks in 8 bits, each output channel with its scale; as the others when absent",
+          ),
         offload: z
           .boolean()
           .optional()
@@ -46,8 +52,12 @@ export default definePlugin({
       }),
       traits: { classes: ["Qwen2ForCausalLM", "Qwen2Model"] },
       outlines: true,
-      async bytes({ path, dtype, offload }) {
-        const { offloadedDecoderBytes, weightBytes } = await import("./checkpoint.ts");
+      async bytes({ path, dtype, weights, offload }) {
+        const { loadDecoder, offloadedDecoderBytes, weightBytes } = await import("./checkpoint.ts");
+        if (weights !== undefined) {
+          using shapes = loadDecoder(path, { dtype, weights, offload, device: "meta" });
+          return shapes.loadedBytes();
+        }
         return offload === true ? offloadedDecoderBytes(path, dtype) : weightBytes(path, { head: false }, dtype);
       },
       async load({ path, ...settings }, ctx) {

@@ -6,6 +6,7 @@ import {
   type Checkpoint,
   type Device,
   type DType,
+  formFor,
   Generator,
   hasWeights,
   offloadedBytes,
@@ -14,6 +15,7 @@ import {
   saveSafetensors,
   scope,
   tensor,
+  type WeightForm,
 } from "../../native/index.ts";
 import { type Conditioning, type TextEncoder as Contract, WaverError, z } from "../index.ts";
 import { cleanPrompt } from "./clean.ts";
@@ -29,6 +31,8 @@ export interface Settings {
   /** Folder of tokenizer.json. */
   readonly tokenizer?: string | undefined;
   readonly clean: boolean;
+  /** What most weights of the blocks are kept in. */
+  readonly weights?: WeightForm | undefined;
   /** Weights of the blocks are on the device around their turns only. */
   readonly offload?: boolean | undefined;
 }
@@ -71,10 +75,28 @@ export function encoderWeights(
 }
 
 /** Bytes of the encoder's weights, from the header alone; with `offload`, of those that are on the device at a time. */
-export function weightBytes(folder: string, dtype?: DType, offload = false): number {
+export function weightBytes(
+  folder: string,
+  { dtype, weights: form, offload = false }: Omit<Placement, "device"> = {},
+): number {
+  if (form !== undefined) {
+    using shapes = filled(new T5Encoder(readConfig(folder)), folder, { device: "meta", dtype, weights: form, offload });
+    return shapes.loadedBytes();
+  }
   using weights = encoderWeights(openCheckpoint(folder));
   const of = (keys: readonly string[]): number => bytesOf({ keys, info: weights.info }, dtype);
   return offload ? offloadedBytes(new T5Encoder(readConfig(folder)), (_, name) => of([name])) : of(weights.keys);
+}
+
+type Placement = Pick<Settings, "device" | "dtype" | "weights" | "offload">;
+
+function filled(module: T5Encoder, folder: string, { dtype, device, weights, offload = false }: Placement): T5Encoder {
+  return module.loadFrom(encoderWeights(openCheckpoint(folder)), {
+    device,
+    weights: formFor(module, weights),
+    offload,
+    ...(dtype === undefined ? {} : { dtype }),
+  });
 }
 
 /** Bytes of fresh weights, which are float32. */
@@ -105,12 +127,7 @@ export class T5TextEncoder implements Contract {
       });
     }
     const encoder = new T5TextEncoder(readConfig(folder), settings, folder);
-    const { dtype, device, offload = false } = settings;
-    encoder.module.loadFrom(encoderWeights(openCheckpoint(folder)), {
-      device,
-      offload,
-      ...(dtype === undefined ? {} : { dtype }),
-    });
+    filled(encoder.module, folder, settings);
     return encoder;
   }
 
@@ -120,7 +137,7 @@ export class T5TextEncoder implements Contract {
       throw new WaverError("invalid_input", "fresh weights need a tokenizer to belong to");
     const encoder = new T5TextEncoder(config, settings, settings.tokenizer);
     using generator = new Generator(seed);
-    encoder.module.init(generator, settings);
+    encoder.module.init(generator, { ...settings, weights: formFor(encoder.module, settings.weights) });
     return encoder;
   }
 

@@ -10,6 +10,10 @@ const options = (maxTokens: number) =>
     seed: z.int().nonnegative().default(0).describe("of fresh weights"),
     tokenizer: z.string().optional().describe("folder with tokenizer.json; beside the encoder when absent"),
     dtype: z.enum(["float32", "bfloat16"]).optional().describe("precision of the weights; as stored when absent"),
+    weights: z
+      .enum(["int8", "fp8"])
+      .optional()
+      .describe("most weights of the blocks in 8 bits, each output channel with its scale; as the others when absent"),
     offload: z
       .boolean()
       .optional()
@@ -30,9 +34,9 @@ const encoder = (id: string, summary: string, source: string, classes: string[],
     options: options(maxTokens),
     traits: { classes },
     outlines: true,
-    async bytes({ path, config, dtype, offload }) {
+    async bytes({ path, config, ...how }) {
       const { freshBytes, weightBytes } = await import("./encoder.ts");
-      return config === undefined ? weightBytes(given(path), dtype, offload) : freshBytes(config);
+      return config === undefined ? weightBytes(given(path), how) : freshBytes(config);
     },
     async load({ path, config, seed, ...settings }, ctx) {
       const { T5TextEncoder } = await import("./encoder.ts");

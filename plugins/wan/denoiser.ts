@@ -12,6 +12,7 @@ import {
   saveSafetensors,
   scope,
   type Tensor,
+  type WeightForm,
 } from "../../native/index.ts";
 import {
   type Denoiser,
@@ -34,6 +35,8 @@ export interface Settings {
   readonly textLength?: number | undefined;
   /** Whether tokens of a known first frame have a time of their own, 0 (Wan 2.2 TI2V). */
   readonly expandTimesteps?: boolean | undefined;
+  /** What most weights of the blocks are kept in. */
+  readonly weights?: WeightForm | undefined;
   /** Weights of the blocks are on the device around their turns only. */
   readonly offload?: boolean | undefined;
 }
@@ -51,7 +54,12 @@ export function weightBytes(path: string, dtype?: DType, offload = false): numbe
 }
 
 /** Bytes that a loaded model takes: its weights, and in bfloat16 on a CPU those of its blocks a second time. */
-export function residentBytes(path: string, { dtype, offload }: Pick<Settings, "dtype" | "offload">): number {
+export function residentBytes(path: string, settings: Omit<Settings, "device">): number {
+  const { dtype, offload, weights } = settings;
+  if (weights !== undefined) {
+    using shapes = WanDenoiser.load(path, { ...settings, device: "meta" }).module;
+    return shapes.loadedBytes();
+  }
   const bytes = weightBytes(path, dtype, offload);
   return dtype !== "float32" && packingPays(weightBytes(path, dtype)) ? 2 * bytes : bytes;
 }
@@ -106,13 +114,14 @@ export class WanDenoiser implements Denoiser {
   /** From a folder in Diffusers' or Wan's own layout, or a single file. */
   static load(path: string, settings: Settings): WanDenoiser {
     if (settings.device === "meta" && !hasWeights(path)) return WanDenoiser.#shaped(path, settings);
-    const { dtype, device, offload = false, expandTimesteps = statedByPipeline(path) } = settings;
-    const weights = new WanCheckpoint(path);
-    const denoiser = new WanDenoiser(weights.config, { ...settings, expandTimesteps });
-    denoiser.module.loadFrom(weights, {
+    const { dtype, device, weights, offload = false, expandTimesteps = statedByPipeline(path) } = settings;
+    const file = new WanCheckpoint(path);
+    const denoiser = new WanDenoiser(file.config, { ...settings, expandTimesteps });
+    denoiser.module.loadFrom(file, {
       device,
+      weights,
       offload,
-      rename: weights.rename,
+      rename: file.rename,
       ...(dtype === undefined ? {} : { dtype: (name: string) => (keepsFloat32(name) ? "float32" : dtype) }),
     });
     return denoiser.#packed(device);

@@ -21,6 +21,12 @@ export default definePlugin({
           .string()
           .describe("folder with weights, for instance MODEL/transformer, or one .safetensors file of Wan or ComfyUI"),
         dtype: z.enum(["float32", "bfloat16"]).optional().describe("precision of the weights; as stored when absent"),
+        weights: z
+          .enum(["int8", "fp8"])
+          .optional()
+          .describe(
+            "most weights of the blocks in 8 bits, each output channel with its scale; as the others when absent",
+          ),
         textLength: z
           .int()
           .positive()

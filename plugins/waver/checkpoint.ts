@@ -9,6 +9,7 @@ import {
   offloadedBytes,
   openCheckpoint,
   saveSafetensors,
+  type WeightForm,
 } from "../../native/index.ts";
 import { WaverError } from "../errors.ts";
 import { WaverTransformer } from "./model.ts";
@@ -30,26 +31,28 @@ export async function readParams(folder: string): Promise<WaverParams> {
   throw new WaverError("checkpoint_invalid", `${folder}/config.json: ${issue?.path.join(".")} ${issue?.message}`);
 }
 
+interface Fresh {
+  readonly dtype?: DType | undefined;
+  readonly device?: Device;
+  readonly weights?: WeightForm | undefined;
+}
+
 export async function load(
   folder: string,
-  how: { dtype?: DType | undefined; device?: Device; offload?: boolean | undefined } = {},
+  how: Fresh & { offload?: boolean | undefined } = {},
 ): Promise<WaverTransformer> {
   const network = new WaverTransformer(await readParams(folder));
-  if (how.device === "meta" && !hasWeights(folder)) return shaped(network, how.dtype);
+  if (how.device === "meta" && !hasWeights(folder)) return shaped(network, how);
   return network.loadFrom(openCheckpoint(folder), { ...how, offload: how.offload ?? false });
 }
 
 /** Shapes alone, of weights that are not here; bfloat16 is what they are published in. */
-function shaped(network: WaverTransformer, dtype: DType = "bfloat16"): WaverTransformer {
+function shaped(network: WaverTransformer, { dtype = "bfloat16", weights }: Fresh): WaverTransformer {
   using generator = new Generator(0);
-  return network.init(generator, { dtype, device: "meta" });
+  return network.init(generator, { dtype, weights, device: "meta" });
 }
 
-export function fresh(
-  params: WaverParams,
-  seed: number,
-  how: { dtype?: DType | undefined; device?: Device } = {},
-): WaverTransformer {
+export function fresh(params: WaverParams, seed: number, how: Fresh = {}): WaverTransformer {
   using generator = new Generator(seed);
   return new WaverTransformer(params).init(generator, how);
 }

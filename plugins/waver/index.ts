@@ -7,6 +7,10 @@ const options = z.strictObject({
   config: WaverParams.optional().describe("a network with fresh weights instead, to be trained"),
   seed: z.int().nonnegative().default(0).describe("of fresh weights"),
   dtype: z.enum(["float32", "bfloat16"]).optional().describe("precision of the weights; as stored when absent"),
+  weights: z
+    .enum(["int8", "fp8"])
+    .optional()
+    .describe("most weights of the blocks in 8 bits, each output channel with its scale; as the others when absent"),
   offload: z
     .boolean()
     .optional()
@@ -35,8 +39,12 @@ export default definePlugin({
         negativePrompt: "low definition, slow motion",
       },
       outlines: true,
-      async bytes({ path, config, dtype = "float32", offload }) {
-        const { readParams, offloaded } = await import("./checkpoint.ts");
+      async bytes({ path, config, dtype = "float32", weights, offload }) {
+        const { readParams, load, offloaded } = await import("./checkpoint.ts");
+        if (weights !== undefined && config === undefined) {
+          using shapes = await load(given(path), { dtype, device: "meta", weights, offload });
+          return shapes.loadedBytes();
+        }
         const params = config ?? (await readParams(given(path)));
         const all = countParameters(params).total * BYTES[dtype];
         const bytes = offload === true ? offloaded(params, dtype) : all;
@@ -44,11 +52,11 @@ export default definePlugin({
         const { packingPays } = await import("../../native/index.ts");
         return packingPays(all) ? 2 * bytes : bytes;
       },
-      async load({ path, config, seed, dtype, offload }, ctx) {
+      async load({ path, config, seed, ...how }, ctx) {
         const { WaverDenoiser } = await import("./denoiser.ts");
         const { fresh } = await import("./checkpoint.ts");
-        if (config !== undefined) return new WaverDenoiser(fresh(config, seed, { dtype, device: ctx.device }));
-        return WaverDenoiser.load(given(path), { dtype, device: ctx.device, offload });
+        if (config !== undefined) return new WaverDenoiser(fresh(config, seed, { ...how, device: ctx.device }));
+        return WaverDenoiser.load(given(path), { ...how, device: ctx.device });
       },
       run: async (_input, { state }) => state,
     }),
