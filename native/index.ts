@@ -15,7 +15,7 @@ export { type Outline, outline, outlinedBytes } from "./outline.ts";
 export * from "./parallel/index.ts";
 export type { Operand } from "./pointwise.ts";
 export { type MatmulPolicy, matmulPolicy, withMatmulDtype } from "./precision.ts";
-export { type ProfileRow, profiled, profileTable } from "./profile.ts";
+export { Profile, type ProfileRow, profiled, profileTable } from "./profile.ts";
 export * from "./runtime.ts";
 export * from "./safetensors.ts";
 export { type Schema, schema } from "./schema.ts";

@@ -11,32 +11,53 @@ export interface ProfileRow {
 }
 
 /**
- * Runs `fn` (synchronous) and measures each operator it calls, the most expensive first. On a GPU, which runs behind, these
- * are the times of the launches. What lies between operators is the difference to the whole.
+ * Measures each operator that several stretches of work call. On a GPU, which runs behind, these are the times of the
+ * launches. What lies between operators is the difference to the whole.
  */
+export class Profile {
+  readonly #sums = new Map<string, { calls: number; seconds: number; flops: number }>();
+  #seconds = 0;
+
+  /** Runs `work` (synchronous), whose result it leaves as it is. */
+  during<T>(work: () => T): T {
+    let started = 0;
+    const before = (): void => {
+      started = performance.now();
+    };
+    const after = (op: Schema, args: readonly Arg[], made: Value): void => {
+      const taken = (performance.now() - started) / 1000;
+      const sum = this.#sums.get(op.name) ?? { calls: 0, seconds: 0, flops: 0 };
+      this.#sums.set(op.name, {
+        calls: sum.calls + 1,
+        seconds: sum.seconds + taken,
+        flops: sum.flops + flopsOf(op, args, made),
+      });
+    };
+    const start = performance.now();
+    const result = withInterceptor({ before, after }, work);
+    this.#seconds += (performance.now() - start) / 1000;
+    return result;
+  }
+
+  get seconds(): number {
+    return this.#seconds;
+  }
+
+  /** The most expensive first. */
+  get rows(): ProfileRow[] {
+    return Array.from(this.#sums, ([op, sum]) => ({ op, ...sum })).sort((a, b) => b.seconds - a.seconds);
+  }
+}
+
+/** The profile of one stretch of work. */
 export function profiled<T>(fn: () => T): {
   readonly result: T;
   readonly seconds: number;
   readonly rows: ProfileRow[];
 } {
-  const sums = new Map<string, { calls: number; seconds: number; flops: number }>();
-  let started = 0;
-  const before = (): void => {
-    started = performance.now();
-  };
-  const after = (op: Schema, args: readonly Arg[], made: Value): void => {
-    const taken = (performance.now() - started) / 1000;
-    const sum = sums.get(op.name) ?? { calls: 0, seconds: 0, flops: 0 };
-    sums.set(op.name, {
-      calls: sum.calls + 1,
-      seconds: sum.seconds + taken,
-      flops: sum.flops + flopsOf(op, args, made),
-    });
-  };
-  const start = performance.now();
-  const result = withInterceptor({ before, after }, fn);
-  const rows = Array.from(sums, ([op, sum]) => ({ op, ...sum })).sort((a, b) => b.seconds - a.seconds);
-  return { result, seconds: (performance.now() - start) / 1000, rows };
+  const profile = new Profile();
+  const result = profile.during(fn);
+  return { result, seconds: profile.seconds, rows: profile.rows };
 }
 
 /** The rows as lines of text, with what part of the whole each is and how fast its arithmetic went. */

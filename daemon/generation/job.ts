@@ -1,6 +1,6 @@
 /** One `generate` job: what it loads, how a batch is denoised, how a sample becomes a file. */
-import { chmod, copyFile, mkdir, rename, writeFile } from "node:fs/promises";
-import { basename, dirname, extname, join } from "node:path";
+import { writeFile } from "node:fs/promises";
+import { basename, join } from "node:path";
 import { z } from "zod";
 import { version } from "../../package.json";
 import {
@@ -22,6 +22,7 @@ import { adapted, described, namedAdapters } from "./adapters.ts";
 import { Conditions, optionsOf } from "./conditions.ts";
 import { fileDigest } from "./digest.ts";
 import { Experts } from "./experts.ts";
+import { handedOut } from "./handed-out.ts";
 import type { Meter } from "./meter.ts";
 import { negativeOf, type Pipeline, pathFor } from "./pipeline.ts";
 import { encodePng, writePreview } from "./png.ts";
@@ -153,6 +154,23 @@ export class Generation implements Disposable {
         request.latents === undefined ? t.noise(shape, seed) : t.readLatents(request.latents, shape, index),
       ),
     );
+    const guided = t.quietly((x, time, at) => {
+      const predictions = branches.of(experts.current, (branch) => {
+        const [text, text2] = texts[branch];
+        return { latents: x, t: time, text: text as Conditioning, ...given({ text2, known, image }) };
+      });
+      const { which } = experts.current;
+      const accelerated = cache?.around(predictions, { network: which, ...at }) ?? predictions;
+      return guides[which]({
+        ...at,
+        latents: x,
+        predict(branch, how) {
+          if (how?.skipLayers !== undefined)
+            throw new WaverError("needs_unmet", "this guide leaves layers out, which no family offers yet");
+          return accelerated(branch);
+        },
+      });
+    });
     const startedAt = performance.now();
     let [savedAt, cost] = [startedAt, 0];
     const denoising = isPlain ? undefined : this.#meter.start("denoise");
@@ -165,24 +183,8 @@ export class Generation implements Disposable {
       convention: family.convention,
       signal: ctx.signal,
       beforeStep: (at) => experts.select(at.t),
-      predict: preview.watching(
-        t.quietly((x, time, at) => {
-          const predictions = branches.of(experts.current, (branch) => {
-            const [text, text2] = texts[branch];
-            return { latents: x, t: time, text: text as Conditioning, ...given({ text2, known, image }) };
-          });
-          const { which } = experts.current;
-          const accelerated = cache?.around(predictions, { network: which, ...at }) ?? predictions;
-          return guides[which]({
-            ...at,
-            latents: x,
-            predict(branch, how) {
-              if (how?.skipLayers !== undefined)
-                throw new WaverError("needs_unmet", "this guide leaves layers out, which no family offers yet");
-              return accelerated(branch);
-            },
-          });
-        }),
+      predict: preview.watching((...step) =>
+        isPlain ? guided(...step) : this.#meter.computing("denoise", () => guided(...step)),
       ),
       async onStep({ step, latents: x, state = {} }) {
         t.assertFinite(x, "denoising", ` at step ${step + 1} of ${numSteps}`);
@@ -247,6 +249,7 @@ export class Generation implements Disposable {
       fps,
       keep: request.keepFrames,
       resume: stem,
+      computing: (work) => this.#meter.computing("decode", work),
       breathe: (done) => {
         ctx.progress(done, numFrames, "decode", { sample: sample.index });
         return ctx.breathe();
@@ -285,7 +288,7 @@ export class Generation implements Disposable {
         options: recipe,
         seed: sample.seed,
       });
-      return { digest, path: await this.#handOut(digest, path, sample, total) };
+      return { digest, path: await handedOut(digest, path, { ...sample, total, output: request.output }, ctx) };
     };
     if (request.keepFrames) video.save(`${stem}.frames.safetensors`);
     if (request.keepLatents) t.saveLatents(`${stem}.latents.safetensors`, latents);
@@ -358,30 +361,6 @@ export class Generation implements Disposable {
       ...(picks["guide2"] === undefined ? {} : { guide2: picks["guide2"] }),
       ...(picks["cache"] === undefined ? {} : { cache: picks["cache"] }),
     };
-  }
-
-  /** The published file under the name that was asked for; without one, where the store keeps it. */
-  async #handOut(digest: Digest, made: string, { index, seed, prompt, asked }: Sample, total: number): Promise<string> {
-    const { output } = this.request;
-    if (output === undefined) return this.ctx.store.path(digest);
-    const ending = basename(made).slice(basename(made).indexOf("."));
-    const isFile =
-      extname(output) === ending || (total === 1 && extname(output) !== "" && ending.endsWith(".safetensors"));
-    if (isFile && total > 1)
-      throw new WaverError("invalid_input", `output names one file for ${total} results`, { hint: "give a folder" });
-    const slug = (asked ?? prompt)
-      .toLowerCase()
-      .replace(/[^\p{L}\p{N}]+/gu, "-")
-      .replace(/^-|-$/g, "")
-      .slice(0, 40);
-    const target = isFile
-      ? output.slice(0, output.length - extname(output).length) + ending
-      : join(output, `${String(index).padStart(3, "0")}-${slug || "sample"}-${seed}${ending}`);
-    await mkdir(dirname(target), { recursive: true });
-    await copyFile(await this.ctx.store.path(digest), `${target}.tmp`);
-    await chmod(`${target}.tmp`, 0o644); // what the store keeps is read-only, the user's copy is the user's
-    await rename(`${target}.tmp`, target);
-    return target;
   }
 }
 

@@ -23,6 +23,34 @@ export interface Memory {
   reset(): void;
 }
 
+/** One row an operator, and one for what lies between them. */
+export const OperatorCost = z.object({
+  operator: z.string(),
+  calls: z.int(),
+  ms: z.number(),
+  /** Of the stage's computing. */
+  percent: z.number(),
+  gflop: z.number(),
+  gflopPerSecond: z.number(),
+});
+export type OperatorCost = z.output<typeof OperatorCost>;
+
+/** By stage. */
+export const OperatorCosts = z.record(z.string(), z.array(OperatorCost));
+export type OperatorCosts = z.output<typeof OperatorCosts>;
+
+/** The engine's measure of operators. */
+export interface Operators {
+  during<T>(work: () => T): T;
+  readonly seconds: number;
+  readonly rows: readonly {
+    readonly op: string;
+    readonly calls: number;
+    readonly seconds: number;
+    readonly flops: number;
+  }[];
+}
+
 interface Measured {
   seconds: number;
   peakBytes: number | undefined;
@@ -31,9 +59,13 @@ interface Measured {
 export class Meter {
   readonly #memory: Memory | null;
   readonly #stages = new Map<Stage, Measured>();
+  readonly #profile: (() => Operators) | undefined;
+  readonly #operators = new Map<Stage, Operators>();
 
-  constructor(memory: Memory | null) {
+  /** `profile` makes what measures the operators of a stage. */
+  constructor(memory: Memory | null, profile?: () => Operators) {
     this.#memory = memory;
+    this.#profile = profile;
   }
 
   /** Counts what is done until `end` towards a stage. Jobs side by side in one process share the counters: then a peak is that of all. */
@@ -56,9 +88,40 @@ export class Meter {
 
   during<T>(stage: Stage, work: () => T): T {
     const measuring = this.start(stage);
-    const result = work();
+    const result = this.computing(stage, work);
     measuring.end();
     return result;
+  }
+
+  /** Runs computing (synchronous) of a stage that has been started. */
+  computing<T>(stage: Stage, work: () => T): T {
+    if (this.#profile === undefined) return work();
+    const operators = this.#operators.get(stage) ?? this.#profile();
+    this.#operators.set(stage, operators);
+    return operators.during(work);
+  }
+
+  /** Which operators took the time, stage by stage, the most expensive first. */
+  operators(): OperatorCosts {
+    return Object.fromEntries(
+      Array.from(this.#operators, ([stage, { seconds: whole, rows }]) => {
+        const between = { op: "between operators", calls: 0, flops: 0, seconds: whole };
+        for (const row of rows) between.seconds -= row.seconds;
+        return [
+          stage,
+          [...rows, between]
+            .sort((a, b) => b.seconds - a.seconds)
+            .map(({ op, calls, seconds, flops }) => ({
+              operator: op,
+              calls,
+              ms: 1000 * seconds,
+              percent: (100 * seconds) / whole,
+              gflop: flops / 1e9,
+              gflopPerSecond: flops / seconds / 1e9,
+            })),
+        ];
+      }),
+    );
   }
 
   /** Plan and measurement side by side, in the order of the plan. */

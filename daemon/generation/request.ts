@@ -82,6 +82,7 @@ const Fields = z.strictObject({
   metadata: z.boolean().default(true).meta({ description: "store the recipe in the file" }),
   keepFrames: z.boolean().default(false).meta({ description: "also keep the frames before encoding, as safetensors" }),
   keepLatents: z.boolean().default(false).meta({ description: "also keep the final latents, as safetensors" }),
+  profile: z.boolean().default(false).meta({ description: "also say which operators took the time, stage by stage" }),
 });
 export const GenerateInput = Fields.superRefine((request, ctx) => {
   for (const [path, message] of problemsOf(request)) ctx.addIssue({ code: "custom", path: [path], message });

@@ -18,7 +18,7 @@ import {
 import { Denoised, Drift, type Pair, Savings, savingsOf } from "../generation/acceleration.ts";
 import { adapterSpec } from "../generation/adapters.ts";
 import { Generation, Item } from "../generation/job.ts";
-import { type Memory, Meter, StageCost } from "../generation/meter.ts";
+import { type Memory, Meter, OperatorCosts, StageCost } from "../generation/meter.ts";
 import { openPipeline, type Pipeline, replacementSpec } from "../generation/pipeline.ts";
 import { Plan, planGenerate } from "../generation/plan.ts";
 import { GenerateInput } from "../generation/request.ts";
@@ -59,6 +59,8 @@ export const generate = defineOperation({
     cost: z.array(StageCost),
     /** What the cache saved and, where that was asked for, at what price. */
     cache: Savings.optional(),
+    /** Which operators took the time, by stage: of the attempt that ended the job, on the first of several ranks. */
+    profile: OperatorCosts.optional(),
   }),
   slots: generateSlots,
   reads: ({ model, promptFile, image, lastImage, latents, component, lora, lora2 = [] }) =>
@@ -93,7 +95,7 @@ export const generate = defineOperation({
     const model = await openPipeline(asked.model, asked.component, ctx);
     const { request, samples } = await rewritten(asked, picks, model, ctx);
     const plan = await planned(request, picks, model, ctx);
-    const meter = new Meter(await memoryOf(ctx.device));
+    const meter = new Meter(await memoryOf(ctx.device), request.profile ? await operatorsOf() : undefined);
     using job = new Generation({ request, picks, model, ctx, meter });
     const items: Item[] = [];
     const pairs: Pair[] = [];
@@ -119,7 +121,12 @@ export const generate = defineOperation({
         drift.push(await ctx.unit(`drift ${sample.index}`, Drift, () => job.drift(sample, row, files)));
     }
     const cost = await ctx.unit("cost", z.array(StageCost), async () => meter.beside(plan));
-    return { items, cost, ...(cache === undefined ? {} : { cache: savingsOf(cache.id, pairs, drift) }) };
+    return {
+      items,
+      cost,
+      ...(cache === undefined ? {} : { cache: savingsOf(cache.id, pairs, drift) }),
+      ...(request.profile ? { profile: await ctx.unit("profile", OperatorCosts, async () => meter.operators()) } : {}),
+    };
   },
 });
 
@@ -137,6 +144,8 @@ const planned = (request: GenerateInput, picks: Picks, model: Pipeline, ctx: Con
       return null;
     }
   });
+
+const operatorsOf = async () => (await import("../runner/generation/outlines.ts")).operators;
 
 async function memoryOf(device: string): Promise<Memory | null> {
   const { cpuMemory } = await import("../runner/generation/outlines.ts");

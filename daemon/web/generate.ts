@@ -18,7 +18,7 @@ interface Item {
 }
 
 const OPERATION = "generate";
-/** Fields that speak of places on the daemon's machine; the page shows the result itself. */
+/** Fields that speak of places on the daemon's machine, and of what the page does not show: it shows the video. */
 const LEFT_OUT: ReadonlySet<string> = new Set([
   "output",
   "promptFile",
@@ -26,6 +26,7 @@ const LEFT_OUT: ReadonlySet<string> = new Set([
   "keepFrames",
   "keepLatents",
   "batchSize",
+  "profile",
 ]);
 /** Longest side of a picture that is sent: more than any model makes. */
 const LARGEST = 2048;

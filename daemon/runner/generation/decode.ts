@@ -25,6 +25,8 @@ export interface DecodeOptions {
   /** Whether to save, so many milliseconds after the last time, which took `cost`. */
   readonly isDue?: (since: number, cost: number) => boolean;
   breathe(done: number): Promise<void>;
+  /** Around all computing, which it leaves as it is. */
+  readonly computing?: <T>(work: () => T) => T;
 }
 
 /** Every two seconds, and no more than a tenth of the time. */
@@ -33,6 +35,7 @@ const isDue = (since: number, cost: number): boolean => since >= Math.max(2000, 
 /** Latents [1 C T h w] -> packed RGB, one chunk of the codec at a time. */
 export function decoded(codec: Codec, latents: Tensor, how: DecodeOptions): Decoded {
   const kept: Tensor[] = [];
+  const { computing = (work) => work() } = how;
   async function* frames(): AsyncGenerator<FrameBatch> {
     using saved = how.resume === undefined || how.keep ? undefined : new Saved(how.resume, how.isDue ?? isDue);
     const before = codec.decoder === undefined ? undefined : saved?.read(latents.device);
@@ -44,7 +47,7 @@ export function decoded(codec: Codec, latents: Tensor, how: DecodeOptions): Deco
     }
     using chunks = opened(codec, latents, before);
     for (;;) {
-      using chunk = noGrad(() => chunks.next());
+      using chunk = computing(() => noGrad(() => chunks.next()));
       if (chunk === undefined) break;
       assertFinite(chunk, "decoding", ` from frame ${done} on`);
       const [, , count, height, width] = chunk.shape as [number, number, number, number, number];

@@ -7,6 +7,7 @@ import {
   ones,
   outline,
   outlinedBytes,
+  Profile,
   peakBytes,
   ratesOf,
   resetPeakBytes,
@@ -50,6 +51,8 @@ export function measured<T>(
 }
 
 export { outlinedBytes };
+
+export const operators = (): Profile => new Profile();
 
 /** What libtorch has allocated on the CPU. */
 export const cpuMemory = { allocated: allocatedBytes, peak: peakBytes, reset: resetPeakBytes };
