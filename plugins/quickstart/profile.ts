@@ -30,7 +30,7 @@ export const PROFILES: Readonly<Record<ProfileName, Profile>> = {
   full: {
     scenes: undefined,
     real: true,
-    heldOut: 8,
+    heldOut: 12,
     adaptSteps: 280,
     imageSteps: 120,
     videoSteps: 600,
@@ -151,7 +151,8 @@ export const videoStage = ({ videoSteps, snapshots }: Profile, seed: number): Re
 /**
  * The third: the same network with windows, from the second's weights, at twice the size (Waver 2.2; text frozen).
  *
- * What it will be given are files, so colour is degraded as in one.
+ * What it will be given, and what it is judged by, are files: colour is halved as in one. Colour halved otherwise cost more
+ * than the refiner gained.
  *
  * No latent noise. The paper's w_d buries what the degradation left behind; here a degraded latent is 0.01 to 0.05 (RMS, of
  * a spread of 1) from its clean one, and noise of equal signal-to-noise (0.34 to 0.63) twenty times as far: to take it

@@ -34,17 +34,24 @@ export function degradePixels(
   return { down: down.reshape([...shape.slice(0, -2), ...small]), up: up.reshape(shape) };
 }
 
-/** Luma of red, green and blue (BT.601, which ffmpeg takes for small pictures that do not say). */
-const LUMA = [0.299, 0.587, 0.114] as const;
+/** Luma of red, green and blue: BT.709, which our files say that they have. */
+const LUMA = [0.2126, 0.7152, 0.0722] as const;
 
-/** Colour at half the resolution, as nearly every video file has it (4:2:0). pixels [... 3 H W], even sides. */
+/**
+ * Colour at half the resolution, as nearly every video file has it (4:2:0): shrunk bicubically, as ffmpeg does when it
+ * writes, and repeated over two by two pixels, as it does when it reads. pixels [... 3 H W], even sides.
+ */
 export function halveChroma(pixels: Tensor): Tensor {
   const [r, g, b] = pixels.unbind(-3) as [Tensor, Tensor, Tensor];
   const luma = r.mul(LUMA[0]).add(g.mul(LUMA[1])).add(b.mul(LUMA[2]));
   const halved = (chroma: Tensor): Tensor => {
     const [H, W] = chroma.shape.slice(-2) as [number, number];
-    const small = interpolate(chroma.reshape([-1, 1, H, W]), { size: [H / 2, W / 2], mode: "area" });
-    return interpolate(small, { size: [H, W], mode: "bilinear" }).reshape(chroma.shape);
+    const small = interpolate(chroma.reshape([-1, 1, H, W]), {
+      size: [H / 2, W / 2],
+      mode: "bicubic",
+      antialias: true,
+    });
+    return interpolate(small, { size: [H, W], mode: "nearest" }).reshape(chroma.shape);
   };
   const [red, blue] = [luma.add(halved(r.sub(luma))), luma.add(halved(b.sub(luma)))];
   const green = luma.sub(red.mul(LUMA[0])).sub(blue.mul(LUMA[2])).div(LUMA[1]);

@@ -31,7 +31,7 @@ import {
   type TextEncoder,
   WaverError,
 } from "../index.ts";
-import { degradeLatents, degradePixels, refinerInput, scaledNoise } from "./degrade.ts";
+import { degradeLatents, degradePixels, halveChroma, refinerInput, scaledNoise } from "./degrade.ts";
 import type { RefineOptions } from "./options.ts";
 
 type Known = { readonly latents: Tensor; readonly mask: Tensor };
@@ -72,8 +72,10 @@ export class RefineObjective implements Objective {
   /** Clean and pixel-degraded latents. video [B 3 F H W] */
   prepare(video: Tensor): Record<string, Tensor> {
     const { factor, filter, chroma } = this.#options;
-    const { up } = degradePixels(video.transpose(1, 2), factor, filter, { chroma });
-    return { latents: this.#codec.encode(video), degraded: this.#codec.encode(up.transpose(1, 2).clamp(-1, 1)) };
+    const frames = video.transpose(1, 2);
+    const { up } = degradePixels(frames, factor, filter, { chroma });
+    const latents = (pixels: Tensor): Tensor => this.#codec.encode(pixels.transpose(1, 2).clamp(-1, 1));
+    return { latents: latents(chroma ? halveChroma(frames) : frames), degraded: latents(up) };
   }
 
   step(batch: Batch, { generator }: { readonly step: number; readonly generator: Generator }): StepResult {

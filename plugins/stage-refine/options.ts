@@ -13,7 +13,7 @@ export const RefineOptions = z.strictObject({
     .meta({ description: "how pixels are resized; the paper does not say" }),
   chroma: z.boolean().default(false).meta({
     description:
-      "halve the colour resolution of the small picture too, as the files have it that will be refined (4:2:0)",
+      "halve the colour resolution of small and clean pictures alike, as files have it (4:2:0): what will be refined, and what it should become",
   }),
   wd: z
     .tuple([z.number().min(0).max(1), z.number().min(0).max(1)])
