@@ -66,6 +66,8 @@ export interface Context {
   readonly signal: AbortSignal;
   /** "cpu" or "cuda:0"; workers see "cpu" and have no engine. */
   readonly device: string;
+  /** Bytes that all that is loaded on the device may take together. */
+  readonly memoryBudget: number;
   readonly log: Log;
   readonly media: Media;
   readonly store: Store;

@@ -239,6 +239,7 @@ function bareContext(signal: AbortSignal): Context {
   return {
     signal,
     device: "cpu",
+    memoryBudget: Number.POSITIVE_INFINITY,
     log: () => undefined,
     media: proxy("media"),
     store: proxy("store"),

@@ -10,6 +10,8 @@ import {
   type Denoiser,
   type DenoiserInput,
   type KnownFrames,
+  type Offload,
+  useFitting,
   WaverError,
 } from "../../plugins/index.ts";
 import type { Meter } from "./meter.ts";
@@ -62,10 +64,17 @@ export class Conditions implements Disposable {
     this.#tensors = tensors;
   }
 
-  static async encode(request: GenerateInput, model: Pipeline, ctx: Context, meter: Meter): Promise<Conditions> {
+  /** `wish` says of a component whether its weights come and go. */
+  static async encode(
+    request: GenerateInput,
+    model: Pipeline,
+    ctx: Context,
+    meter: Meter,
+    wish: (component: string) => Offload,
+  ): Promise<Conditions> {
     const conditions = new Conditions(request, model, ctx, meter, await import("../runner/generation/tensors.ts"));
     try {
-      await conditions.#encodeTexts();
+      await conditions.#encodeTexts(wish);
       await conditions.#encodePictures();
       return conditions;
     } catch (error) {
@@ -74,17 +83,18 @@ export class Conditions implements Disposable {
     }
   }
 
-  async #encodeTexts(): Promise<void> {
+  async #encodeTexts(wish: (component: string) => Offload): Promise<void> {
     const request = this.#request;
     const texts = [...new Set([...samplesOf(request).map(({ prompt }) => prompt), negativeOf(request, this.#model)])];
     for (const component of this.#model.texts) {
       const { name, id } = component;
       const tokenizer = join(this.#model.folder, name.replace("text_encoder", "tokenizer"));
-      using use = await this.#ctx.use("encodeText", id, {
+      const options = {
         ...optionsOf(request, component, "encodeText", this.#ctx),
         tokenizer,
         ...(request.maxTokens === undefined ? {} : { maxTokens: request.maxTokens }),
-      });
+      };
+      using use = await useFitting("encodeText", id, options, wish(name), this.#ctx);
       const encoder = await use({});
       for (const [i, text] of texts.entries()) {
         const encoded = this.#meter.during("text", () => encoder.encode([text]));

@@ -11,10 +11,12 @@ import {
   type Denoiser,
   Digest,
   type Guide,
+  type Offload,
   type Pick,
   type Picks,
   Task,
   type Used,
+  useFitting,
   WaverError,
 } from "../../plugins/index.ts";
 import { Acceleration, type Denoised, type Drift } from "./acceleration.ts";
@@ -26,7 +28,7 @@ import { handedOut } from "./handed-out.ts";
 import type { Meter } from "./meter.ts";
 import { negativeOf, type Pipeline, pathFor } from "./pipeline.ts";
 import { encodePng, writePreview } from "./png.ts";
-import type { GenerateInput, Sample } from "./request.ts";
+import { type GenerateInput, keepsWhole, type Sample } from "./request.ts";
 import { Shape, shapeOf } from "./shape.ts";
 
 export const Item = z.object({
@@ -54,6 +56,8 @@ interface GenerationParts {
   readonly model: Pipeline;
   readonly ctx: Context;
   readonly meter: Meter;
+  /** Components whose weights come and go, as planned; null where nothing could be planned. */
+  readonly offload: readonly string[] | null;
 }
 
 /** Everything a job loads, each once and only when something is left to do. */
@@ -65,8 +69,10 @@ export class Generation implements Disposable {
   private readonly model: Pipeline;
   private readonly ctx: Context;
   readonly #meter: Meter;
+  readonly #offload: readonly string[] | null;
 
-  constructor({ request, picks, model, ctx, meter }: GenerationParts) {
+  constructor({ request, picks, model, ctx, meter, offload }: GenerationParts) {
+    this.#offload = offload;
     this.request = request;
     this.picks = picks;
     this.model = model;
@@ -87,14 +93,24 @@ export class Generation implements Disposable {
     const adapters = await this.#adapters(); // one that is not there is said before anything is loaded
     await this.#conditions(); // before the largest network comes: the encoders may have to make room for it
     return new Experts(this.model, {
-      open: (component) => this.ctx.use("family", component.id, optionsOf(this.request, component, "family", this.ctx)),
+      open: (component) => {
+        const options = optionsOf(this.request, component, "family", this.ctx);
+        return useFitting("family", component.id, options, this.#wish(component.name), this.ctx);
+      },
       adapt: (network, which) => adapted(adapters[which], network, this.ctx),
     });
   });
   readonly #conditions = once(async () => {
-    this.#encoded = await Conditions.encode(this.request, this.model, this.ctx, this.#meter);
+    const wish = (component: string): Offload => this.#wish(component);
+    this.#encoded = await Conditions.encode(this.request, this.model, this.ctx, this.#meter, wish);
     return this.#encoded;
   });
+
+  /** Of what the plan leaves whole, memory may still be short when its turn comes: other jobs have theirs. */
+  #wish(component: string): Offload {
+    if (keepsWhole(this.request)) return "none";
+    return this.#offload?.includes(component) === true ? "blocks" : this.request.offload;
+  }
 
   /** Whichever denoiser is in use: what is asked of it here, all of a model share. */
   async #family(): Promise<Denoiser> {

@@ -4,10 +4,19 @@
  */
 import { join } from "node:path";
 import { z } from "zod";
-import type { Conditioning, Context, Denoiser, Guide, Pick, Picks, TextEncoder } from "../../plugins/index.ts";
+import {
+  type Conditioning,
+  type Context,
+  canOffload,
+  type Denoiser,
+  type Guide,
+  type Pick,
+  type Picks,
+  type TextEncoder,
+} from "../../plugins/index.ts";
 import { optionsOf } from "./conditions.ts";
 import { negativeOf, type Pipeline } from "./pipeline.ts";
-import { type GenerateInput, samplesOf } from "./request.ts";
+import { type GenerateInput, keepsWhole, samplesOf } from "./request.ts";
 import { type Shape, shapeOf } from "./shape.ts";
 
 const count = z.number().nonnegative();
@@ -40,6 +49,8 @@ export const Plan = z.object({
   peakBytes: count,
   /** The same when the encoders of text and pictures have left before the denoiser comes. */
   leastBytes: count,
+  /** Components whose blocks' weights are on the device around their turns only; `weightBytes` counts two blocks of them. */
+  offload: z.array(z.string()).default([]),
   stages: z.array(StagePlan),
 });
 export type Plan = z.output<typeof Plan>;
@@ -71,6 +82,7 @@ interface Network {
 
 class Planner {
   readonly #stages: StagePlan[] = [];
+  readonly #sizes = new Map<string, ReturnType<Engine["sizesOf"]>>();
   readonly #request: GenerateInput;
   readonly #picks: Picks;
   readonly #model: Pipeline;
@@ -210,11 +222,33 @@ class Planner {
       peakBytes: Math.max(peakBytes + besideBytes, before?.peakBytes ?? 0),
       weightBytes: this.#engine.weightBytes(module),
     });
+    this.#sizes.set(component, this.#engine.sizesOf(module, this.#ctx.device));
     return result;
   }
 
+  /** Components whose weights come and go: as the request says, or where they do not fit beside the codec and what they compute. */
+  #offloaded(): string[] {
+    const { offload } = this.#request;
+    const { family, family2, texts, codec } = this.#model;
+    if (offload === "none" || keepsWhole(this.#request)) return [];
+    const able = [family, ...(family2 === undefined ? [] : [family2])]
+      .filter(({ id }) => canOffload("family", id, this.#ctx))
+      .concat(texts.filter(({ id }) => canOffload("encodeText", id, this.#ctx)));
+    const fits = (name: string, bytes: number): boolean => {
+      const most = Math.max(...this.#stages.filter((each) => each.component === name).map((each) => each.peakBytes));
+      return (this.#sizes.get(codec.name)?.whole ?? 0) + bytes + most <= this.#ctx.memoryBudget;
+    };
+    return able.flatMap(({ name }) => {
+      const { whole = 0, byBlocks = null } = this.#sizes.get(name) ?? {};
+      return byBlocks !== null && (offload === "blocks" || !fits(name, whole)) ? [name] : [];
+    });
+  }
+
   #sum({ width, height, numFrames, numSteps }: Shape, samples: number): Plan {
-    const stages = this.#stages;
+    const offload = this.#offloaded();
+    const weightsOf = ({ component, weightBytes }: StagePlan): number =>
+      offload.includes(component) ? (this.#sizes.get(component)?.byBlocks ?? weightBytes) : weightBytes;
+    const stages = this.#stages.map((stage) => ({ ...stage, weightBytes: weightsOf(stage) }));
     const total = (value: (stage: StagePlan) => number): number => stages.reduce((sum, stage) => sum + value(stage), 0);
     const weights = new Map(stages.map(({ component, weightBytes }) => [component, weightBytes]));
     const codec = weights.get(this.#model.codec.name) ?? 0;
@@ -230,6 +264,7 @@ class Planner {
           component === this.#model.codec.name ? codec + peakBytes : codec + weightBytes + peakBytes,
         ),
       ),
+      offload,
       stages,
     };
   }

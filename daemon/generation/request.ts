@@ -1,7 +1,7 @@
 /** What `generate` is asked for, and what follows from it: the list of samples, their sizes, the task. */
 import { existsSync, readFileSync } from "node:fs";
 import { z } from "zod";
-import { type LatentSpec, type SampleDefaults, Task, WaverError } from "../../plugins/index.ts";
+import { type LatentSpec, OFFLOAD, Offload, type SampleDefaults, Task, WaverError } from "../../plugins/index.ts";
 import { problemsOfRanks, rankFields } from "../runner/mesh.ts";
 
 const count = z.int().positive();
@@ -74,6 +74,7 @@ const Fields = z.strictObject({
       description: "the same for the second of two denoisers, which works on less noise; those of lora when absent",
     }),
   ...rankFields,
+  offload: Offload.default("auto").meta({ description: OFFLOAD }),
   output: z.string().optional().meta({ description: "folder for the results, or the file when there is one result" }),
   minPsnr: z.number().nonnegative().max(60).default(40).meta({
     description:
@@ -107,12 +108,23 @@ function* problemsOf(
   if (fields.prompt.some((text) => text.trim() === "")) yield ["prompt", "it is empty; say in words what to show"];
   if (numFrames !== undefined && seconds !== undefined) yield ["seconds", "give either seconds or numFrames"];
   yield* problemsOfRanks(request.ranks, request.parallel);
+  if (request.parallel?.shardWeights === true && request.offload === "blocks")
+    yield ["offload", "parallel.shardWeights already leaves a part of the weights on each rank: use one of the two"];
+  if (request.weights !== undefined && request.offload === "blocks")
+    yield [
+      "offload",
+      `weights that come and go are read as they are stored, not in ${request.weights}: use one of the two`,
+    ];
   if (request.parallel?.shardWeights === true && [...request.lora, ...(request.lora2 ?? [])].length > 0)
     yield [
       "parallel",
       "LoRA needs whole weights: leave parallel.shardWeights out, or merge the LoRA into a model first",
     ];
 }
+
+/** Whether weights are fitted in by other means already, which offloading excludes. */
+export const keepsWhole = ({ weights, parallel }: GenerateInput): boolean =>
+  weights !== undefined || parallel?.shardWeights === true;
 
 /** One video or image to make. */
 export interface Sample {

@@ -96,7 +96,7 @@ export const generate = defineOperation({
     const { request, samples } = await rewritten(asked, picks, model, ctx);
     const plan = await planned(request, picks, model, ctx);
     const meter = new Meter(await memoryOf(ctx.device), request.profile ? await operatorsOf() : undefined);
-    using job = new Generation({ request, picks, model, ctx, meter });
+    using job = new Generation({ request, picks, model, ctx, meter, offload: plan?.offload ?? null });
     const items: Item[] = [];
     const pairs: Pair[] = [];
     const drift: Drift[] = [];
@@ -135,8 +135,16 @@ const planned = (request: GenerateInput, picks: Picks, model: Pipeline, ctx: Con
   ctx.unit("plan", Plan.nullable(), async () => {
     try {
       const plan = await planGenerate(request, picks, model, ctx);
-      const { flops, seconds, peakBytes, leastBytes } = plan;
+      const { flops, seconds, peakBytes, leastBytes, offload } = plan;
       ctx.log("planned", { flops, seconds, peakBytes, leastBytes });
+      if (offload.length > 0)
+        ctx.log("weights_offloaded", {
+          networks: offload,
+          reason:
+            request.offload === "blocks"
+              ? "asked for"
+              : `their weights do not fit the memory budget of ${ctx.memoryBudget} bytes`,
+        });
       return plan;
     } catch (error) {
       ctx.signal.throwIfAborted();

@@ -4,7 +4,16 @@ import { chmod, copyFile, mkdir, rename } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { z } from "zod";
 import { version } from "../../package.json";
-import { type Context, Digest, defineOperation, type Pick, type Picks, WaverError } from "../../plugins/index.ts";
+import {
+  type Context,
+  Digest,
+  defineOperation,
+  OFFLOAD,
+  Offload,
+  type Pick,
+  type Picks,
+  WaverError,
+} from "../../plugins/index.ts";
 import { fileDigest, folderContentDigest } from "../generation/digest.ts";
 import { classOf, readIndex } from "../runner/training/pipeline.ts";
 import { localPath } from "../runner/training/set.ts";
@@ -23,6 +32,7 @@ const input = z.strictObject({
     .optional()
     .meta({ description: "share of noise; little keeps what is there, much lets the prompt change it" }),
   shift: z.number().positive().default(1).meta({ description: "shift of the sampling grid" }),
+  offload: Offload.default("auto").meta({ description: OFFLOAD }),
   output: z.string().optional().meta({ description: "file for the result", format: "path" }),
   keepLatents: z.boolean().default(false).meta({ description: "keep the refined latents beside the video" }),
 });
@@ -63,9 +73,18 @@ async function run(request: z.output<typeof input>, picks: Picks, ctx: Context):
   if (!existsSync(source)) throw new WaverError("media_missing", `there is no video at ${request.video}`);
   const loader = await refinerOf(model, ctx);
   const picked = (picks["refiner"] as Pick | undefined) ?? { id: loader };
+  const provider = ctx.providers("refine").find(({ id }) => id === picked.id);
+  const offloads = provider?.options.includes("offload") === true;
+  if (request.offload === "blocks" && !offloads)
+    throw new WaverError("needs_unmet", `${picked.id} keeps its weights whole on the device`, {
+      hint: "leave offload out",
+    });
   // A stand-in that does not load the pipeline's refiner is not handed its folder.
-  const pick: Pick = picked.id === loader ? { path: model, shift: request.shift, ...picked } : picked;
-  const { maxScale } = ctx.providers("refine").find(({ id }) => id === pick.id)?.traits ?? { maxScale: request.scale };
+  const pick: Pick =
+    picked.id === loader
+      ? { path: model, shift: request.shift, ...(offloads ? { offload: request.offload } : {}), ...picked }
+      : picked;
+  const { maxScale } = provider?.traits ?? { maxScale: request.scale };
   if (request.scale > maxScale)
     throw new WaverError("invalid_input", `${pick.id} enlarges up to ${maxScale} times, not ${request.scale}`);
   const metadata = (await ctx.media.readMetadata(source)) ?? {};
@@ -74,7 +93,13 @@ async function run(request: z.output<typeof input>, picks: Picks, ctx: Context):
   const made = join(ctx.workDir, "refined.mp4");
   const options = {
     ...metadata,
-    refined: { ...request, video: undefined, model: undefined, output: undefined, prompt, refiner: picked.id },
+    refined: {
+      ...request,
+      // where it was and how it was fitted in changes nothing in it
+      ...{ video: undefined, model: undefined, output: undefined, offload: undefined },
+      prompt,
+      refiner: picked.id,
+    },
   };
   const { width, height, numFrames } = await ctx.unit(
     "refined",

@@ -147,6 +147,7 @@ class JobContext implements Context {
   #breathedAt = performance.now();
   readonly signal: AbortSignal;
   readonly device: string;
+  readonly memoryBudget: number;
   readonly workDir: string;
   readonly media: Media;
   readonly store: Store;
@@ -156,6 +157,7 @@ class JobContext implements Context {
     this.#parts = parts;
     this.signal = parts.signal;
     this.device = parts.device ?? parts.host.device;
+    this.memoryBudget = parts.host.config.memoryBudget;
     this.workDir = parts.work.workDir;
     this.media = living(parts.media, parts.pulse);
     this.store = living(parts.host.store(), parts.pulse);

@@ -46,12 +46,13 @@ const config = share(await loadConfig());
 const load = (): ReturnType<typeof loadRegistry> =>
   loadRegistry({ config, signal: new AbortController().signal, quarantined: args.without });
 const facts = args.role === "device" ? await startEngine() : beatHere();
+const fitted = args.role === "device" ? await withinDevice(config) : config;
 const link = new DaemonLink(send);
 const ranks = args.ranks === undefined ? undefined : await meetOthers(args.ranks);
 const follows = ranks !== undefined && ranks.args.rank > 0;
 const runner = new Runner({
   ...args,
-  config,
+  config: fitted,
   registry: await load(),
   link,
   reload: load,
@@ -117,6 +118,14 @@ function share(whole: Config): Config {
   const part = (amount: number): number => Math.max(1, Math.floor(onCpu ? amount / count : amount));
   const together = shardWeights ? count / replicas : 1;
   return { ...whole, threads: part(whole.threads), memoryBudget: part(whole.memoryBudget * together) };
+}
+
+/** Of a GPU's own memory what `memoryBudget` takes of the machine's by itself: 70 %. The rest is for what is computed. */
+async function withinDevice(whole: Config): Promise<Config> {
+  if (args.device === "cpu" || facts["engine"] !== true) return whole;
+  const { deviceMemory } = await import("../../native/index.ts");
+  const { total } = deviceMemory(args.device) ?? { total: Number.POSITIVE_INFINITY };
+  return { ...whole, memoryBudget: Math.min(whole.memoryBudget, Math.floor(total * 0.7)) };
 }
 
 /** Returns when all ranks have met. A rank that has no engine ends: the job learns the reason. */

@@ -83,7 +83,7 @@ export function admit(wanted: Claim, budget: number, inUse: readonly Claim[]): v
     "out_of_memory",
     `${wanted.hook} ${wanted.id} needs ${size(wanted.bytes)}; the memory budget is ${size(budget)}${beside}`,
     {
-      hint: "raise memoryBudget in the configuration (or WAVER_MEMORY_BUDGET, in bytes), or choose a smaller model or dtype",
+      hint: "raise memoryBudget in the configuration (or WAVER_MEMORY_BUDGET, in bytes), choose a smaller model or dtype, or leave blocks' weights outside (offload blocks)",
       data: { wanted, budget, inUse },
     },
   );

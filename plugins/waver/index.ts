@@ -1,5 +1,5 @@
 /** The Waver network: text, image and known frames to video, and the refiner that has the same form. */
-import { definePlugin, provide, WaverError, z } from "../index.ts";
+import { definePlugin, OFFLOAD, Offload, provide, WaverError, z } from "../index.ts";
 import { countParameters, WaverParams } from "./params.ts";
 
 const options = z.strictObject({
@@ -68,6 +68,7 @@ export default definePlugin({
       options: z.strictObject({
         path: z.string().describe("pipeline folder with refiner/, vae/ and text_encoder/"),
         shift: z.number().positive().default(1).describe("shift of the grid of w; 1 is even"),
+        offload: Offload.default("auto").describe(OFFLOAD),
       }),
       // 360p to 1080p
       traits: { classes: ["WaverTransformer3DModel"], maxScale: 3 },

@@ -24,8 +24,10 @@ import {
   type Conditioning,
   type Context,
   type Denoiser,
+  type Offload,
   type RefineRequest,
   type TextEncoder,
+  useFitting,
   WaverError,
   z,
 } from "../index.ts";
@@ -34,6 +36,7 @@ export interface RefineOptions {
   /** Pipeline folder with refiner/, vae/ and text_encoder/. */
   readonly path: string;
   readonly shift: number;
+  readonly offload: Offload;
 }
 
 /** w_d of 0.9, the middle of the paper's range, at 1080p latents. */
@@ -50,8 +53,12 @@ type Parts = {
   readonly wd?: number | undefined;
 };
 
-export async function refine(request: RefineRequest, { path, shift }: RefineOptions, ctx: Context): Promise<Tensor> {
-  const parts = await load(path, ctx);
+export async function refine(
+  request: RefineRequest,
+  { path, shift, offload }: RefineOptions,
+  ctx: Context,
+): Promise<Tensor> {
+  const parts = await load(path, offload, ctx);
   const { video, prompt } = request;
   const [B, , F, H, W] = video.shape.map((n, axis) => (axis > 2 ? Math.round(n * request.scale) : n)) as [
     number,
@@ -193,7 +200,7 @@ function trainedNoise(index: unknown): number | undefined {
   return (low + high) / 2;
 }
 
-async function load(path: string, ctx: Context): Promise<Parts> {
+async function load(path: string, offload: Offload, ctx: Context): Promise<Parts> {
   const index = JSON.parse(readFileSync(join(path, "model_index.json"), "utf8")) as Record<
     string,
     [string, string] | undefined
@@ -204,12 +211,10 @@ async function load(path: string, ctx: Context): Promise<Parts> {
     const provider = ctx.providers(hook).find(({ traits }) => traits.classes.includes(name));
     if (provider === undefined)
       throw new WaverError("no_provider", `no installed plugin loads ${name}, the ${component} of ${path}`);
+    const options = { path: join(path, component) };
     // What a refiner adds is less than what bfloat16 rounds away in the codec.
-    const precise = hook === "codec" ? { dtype: "float32" } : {};
-    const use = (await ctx.use(hook, provider.id, { path: join(path, component), ...precise })) as (
-      input: object,
-    ) => Promise<unknown>;
-    return use({});
+    if (hook === "codec") return (await ctx.use(hook, provider.id, { ...options, dtype: "float32" }))({});
+    return (await useFitting(hook, provider.id, options, offload, ctx))({});
   };
   const [denoiser, codec, text, text2] = [
     await loaded("family", "refiner"),

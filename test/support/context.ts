@@ -39,6 +39,7 @@ export interface TestContextOptions {
   /** What `run` may start. */
   readonly operations?: Readonly<Record<string, AnyOperation>>;
   readonly device?: string;
+  readonly memoryBudget?: number;
   readonly signal?: AbortSignal;
 }
 
@@ -138,6 +139,7 @@ export async function testContext(options: TestContextOptions = {}): Promise<Tes
     home,
     signal,
     device: options.device ?? "cpu",
+    memoryBudget: options.memoryBudget ?? Number.POSITIVE_INFINITY,
     log,
     media,
     workDir,

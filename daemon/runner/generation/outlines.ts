@@ -4,10 +4,12 @@ import {
   empty,
   itemSize,
   type Module,
+  offloadedBytes,
   ones,
   outline,
   outlinedBytes,
   Profile,
+  packingPays,
   peakBytes,
   ratesOf,
   resetPeakBytes,
@@ -39,6 +41,17 @@ export function weightBytes(module: Module): number {
   let sum = 0;
   for (const [, weight] of module.namedWeights()) sum += weight.declaredNumel * itemSize(weight.dtype);
   return sum;
+}
+
+/** What a network takes on a device: as a whole, packed copies on a CPU included, and with blocks that come and go, where it has any. */
+export function sizesOf(module: Module, device: string): { whole: number; byBlocks: number | null } {
+  const whole = weightBytes(module);
+  const isBfloat16 = Array.from(module.namedWeights()).some(([, weight]) => weight.dtype === "bfloat16");
+  const twice = device === "cpu" && isBfloat16 && packingPays(whole);
+  return {
+    whole: twice ? 2 * whole : whole,
+    byBlocks: module.offloadable().length === 0 ? null : offloadedBytes(module),
+  };
 }
 
 /** One run of `work` on tensors without data, as if on `device`. The tensors of its result are the caller's. */
