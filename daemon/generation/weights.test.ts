@@ -3,11 +3,29 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { cpSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Generator, normal_, openSafetensors, randn, saveSafetensors, scope, setThreads } from "../../native/index.ts";
-import { type Denoiser, provide, type WaverError, z } from "../../plugins/index.ts";
+import {
+  Generator,
+  type Linear,
+  type Module,
+  noGrad,
+  normal_,
+  openSafetensors,
+  quantisable,
+  randn,
+  saveSafetensors,
+  scope,
+  setThreads,
+  type Tensor,
+  tensor,
+} from "../../native/index.ts";
+import { type Denoiser, type Plugin, provide, type TextEncoder, type WaverError, z } from "../../plugins/index.ts";
+import { T5TextEncoder } from "../../plugins/t5/encoder.ts";
+import { T5Config } from "../../plugins/t5/params.ts";
 import { WanDenoiser } from "../../plugins/wan/denoiser.ts";
 import { WanConfig } from "../../plugins/wan/params.ts";
 import { runOperation, type TestContext, testContext } from "../../test/support/context.ts";
+import { TINY_TEXT, TOKENIZER } from "../../test/support/tiny-model.ts";
+import { tinyPipeline } from "../../test/support/tiny-pipeline.ts";
 import { generate } from "../operations/generate.ts";
 import { operations } from "../operations/plan.ts";
 import type { Plan } from "./plan.ts";
@@ -120,6 +138,90 @@ describe.each([
     // two blocks of eight attention layers of 40 x 40 and two of 40 x 80 in a byte instead of four, and their scales
     const quantised = 2 * (8 * 40 * 40 + 2 * 40 * 80);
     expect((await weightsOf({})) - planned).toBe(3 * quantised - 4 * 2 * (8 * 40 + 40 + 80));
+  });
+});
+
+describe.each(["int8", "fp8"] as const)("the other networks in %s", (weights) => {
+  const LEAST_DECIBELS = { int8: 35, fp8: 22 }; // a layer's 44 and 32, and several of them
+  /** What a network gives with its weights as stored and in 8 bits, and the bytes of both. */
+  const both = async <T extends { readonly module: Module }>(
+    [hook, id]: ["family" | "encodeText", string],
+    options: Record<string, unknown>,
+    run: (network: T) => Tensor,
+  ): Promise<{ snr: number; saved: number; left: number }> => {
+    await using ctx = await testContext({ plugins: ["t5", "waver", "storage-local"] });
+    const plugin = (await import(`../../plugins/${id === "waver" ? "waver" : "t5"}/index.ts`)).default as Plugin;
+    const provider = plugin.provides.find((each) => each.provider.id === id)?.provider;
+    const given = [options, { ...options, weights }];
+    const networks: T[] = [];
+    for (const each of given) networks.push((await (await ctx.use(hook, id, each))({})) as unknown as T);
+    const claims: number[] = [];
+    for (const each of given) claims.push((await provider?.bytes?.(provider.options.parse(each))) as number);
+    expect(claims).toEqual(networks.map(({ module }) => module.loadedBytes()));
+    const [whole, narrow] = networks as [T, T];
+    return scope(() =>
+      noGrad(() => {
+        const want = run(whole);
+        const noise = run(narrow).sub(want).square().mean().item();
+        const narrowed = quantisable(narrow.module);
+        expect(narrowed.size).toBeGreaterThan(0);
+        for (const [weight] of narrowed) expect(weight.dtype).toBe(weights === "int8" ? "int8" : "float8_e4m3fn");
+        return {
+          snr: 10 * Math.log10(want.square().mean().item() / noise),
+          saved: (claims[0] as number) - (claims[1] as number),
+          left: [...narrowed.keys()].reduce(
+            (sum, { declaredNumel, shape }) => sum + 3 * declaredNumel - 4 * (shape[0] as number),
+            0,
+          ),
+        };
+      }),
+    );
+  };
+
+  test("waver, whose modulations stay", async () => {
+    const folder = await tinyPipeline(join(scratch, `tiny-${weights}`));
+    const noise = (shape: number[]): Tensor => {
+      using generator = new Generator(8);
+      return randn(shape, { generator });
+    };
+    const { snr, saved, left } = await both(
+      ["family", "waver"],
+      { path: join(folder, "transformer") },
+      (net: Denoiser) => {
+        for (const [name, layer] of net.module.namedModules())
+          if (name.endsWith("mod")) expect((layer as Linear).weight.dtype).toBe("float32");
+        const known = noise([1, 8, 2, 4, 4]);
+        return net.forward({
+          ...{ latents: noise([1, 4, 2, 4, 4]), t: tensor([0.4]) },
+          text: { states: noise([1, 3, 12]), mask: tensor([[true, true, true]]) },
+          known: { latents: known.narrow(1, 0, 4), mask: known.narrow(1, 4, 4) },
+        });
+      },
+    );
+    expect(saved).toBe(left);
+    expect(snr).toBeGreaterThan(LEAST_DECIBELS[weights]);
+  });
+
+  test("a text encoder; a smaller one stays as it is", async () => {
+    const encoder = async (d_model: number): Promise<string> => {
+      const path = join(scratch, `t5-${weights}-${d_model}`);
+      const config = T5Config.parse({ ...TINY_TEXT.config, d_model, d_kv: 16, num_layers: 2 });
+      const how = { device: "cpu", maxTokens: 16, tokenizer: TOKENIZER, clean: true };
+      await using fresh = T5TextEncoder.fresh(config, 2, how);
+      await fresh.save(path);
+      return path;
+    };
+    const options = { path: await encoder(40), tokenizer: TOKENIZER };
+    const { snr, saved, left } = await both(
+      ["encodeText", "flan-t5"],
+      options,
+      (net: TextEncoder) => net.encode(["a red ball rolls over grass"]).states,
+    );
+    expect(saved).toBe(left);
+    expect(snr).toBeGreaterThan(LEAST_DECIBELS[weights]);
+    await using ctx = await testContext({ plugins });
+    const small = await (await ctx.use("encodeText", "flan-t5", { ...options, path: await encoder(12), weights }))({});
+    expect(small.module.loadedBytes()).toBe(small.module.bytes("float32"));
   });
 });
 

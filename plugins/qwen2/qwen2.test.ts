@@ -7,7 +7,7 @@ import { testContext } from "../../test/support/context.ts";
 import { DecoderConfig } from "../language.ts";
 import { rewritingTask } from "../rewriting.ts";
 import { checkProvider, failures } from "../testing.ts";
-import { loadModel, weightBytes } from "./checkpoint.ts";
+import { loadDecoder, loadModel, weightBytes } from "./checkpoint.ts";
 import { QwenTextEncoder } from "./encoder.ts";
 import plugin from "./index.ts";
 import { CausalLM } from "./model.ts";
@@ -121,6 +121,27 @@ describe("the text encoder", () => {
     mkdirSync(join(pipeline, "tokenizer_2"));
     copyFileSync(join(tokenizer, "tokenizer.json"), join(pipeline, "tokenizer_2/tokenizer.json"));
     expect(await statesOf(join(pipeline, "text_encoder_2"))).toEqual(want);
+  });
+
+  test("its layers go in 8 bits, and its claim says so", async () => {
+    const folder = checkpoint("wide", { hidden_size: 64, intermediate_size: 96 });
+    const states = await statesOf(folder);
+    for (const [weights, decibels] of [
+      ["int8", 20],
+      ["fp8", 10],
+    ] as const) {
+      await using encoder = QwenTextEncoder.load(folder, { ...settings, weights });
+      const rounded = scope(() => encoder.encode(["Two people are paddling"]).states.toNumbers());
+      const power = (of: (i: number) => number): number => states.reduce((sum, _, i) => sum + of(i) ** 2, 0);
+      const noise = power((i) => (rounded[i] as number) - (states[i] as number));
+      // one product is 44 or 32 dB from that of the stored weights, and these weights make attention sharp
+      expect(10 * Math.log10(power((i) => states[i] as number) / noise)).toBeGreaterThan(decibels);
+      expect(noise).toBeGreaterThan(0);
+      expect(encoder.module.embed_tokens.weight.dtype).toBe("float32");
+      using shapes = loadDecoder(folder, { device: "meta", weights });
+      expect(shapes.loadedBytes()).toBe(encoder.module.loadedBytes());
+      expect(encoder.module.loadedBytes()).toBeLessThan(0.6 * weightBytes(folder, { head: false }));
+    }
   });
 
   test("its size is known from the headers; bf16 halves it", () => {
