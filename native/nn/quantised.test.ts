@@ -2,6 +2,7 @@ import { describe, expect, test } from "bun:test";
 import {
   allClose,
   allocatedBytes,
+  arange,
   type DType,
   dequantised,
   empty,
@@ -15,6 +16,7 @@ import {
   Module,
   noGrad,
   one,
+  op,
   outline,
   packLinears,
   peakBytes,
@@ -131,6 +133,30 @@ test.each(FORMS)("%s: rows of zeros, of next to nothing and of no numbers", (for
     expect(back[2]?.some(Number.isNaN)).toBe(true); // a guard behind it shall see that
     expect(back[3]?.map(Math.round)).toEqual([3, -1, 2]);
     expect(back[4]?.every(Number.isFinite)).toBe(true);
+  });
+});
+
+test.each(["float32", "bfloat16", "float16"] as const)("every code of fp8 comes back as it is, in %s", (dtype) => {
+  scope(() => {
+    const codes = op("aten::view", "dtype")(arange(256).to("uint8"), "float8_e4m3fn");
+    const numbers = codes.toNumbers() as number[];
+    const real = numbers.flatMap((value, i) => (Number.isNaN(value) ? [] : [i]));
+    expect(real).toHaveLength(254);
+    for (const scale of [1, 0.25, 2 ** 20]) {
+      const back = dequantised(
+        codes.view([256, 1]),
+        tensor([[scale]])
+          .expand([256, 1])
+          .contiguous(),
+        dtype,
+      );
+      const got = back.toNumbers() as number[];
+      const most = dtype === "float16" ? 65504 : Number.POSITIVE_INFINITY;
+      for (const i of real) {
+        const want = scale * (numbers[i] as number);
+        if (Math.abs(want) <= most) expect([i, got[i]]).toEqual([i, want]);
+      }
+    }
   });
 });
 
