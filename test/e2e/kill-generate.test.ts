@@ -6,6 +6,7 @@ import { expect, test } from "bun:test";
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import type { Savings } from "../../daemon/generation/acceleration.ts";
 import { RealDaemon } from "../support/real-daemon.ts";
 
 const MODEL = join(import.meta.dir, "../golden/pipeline_wan_t2v/pipeline");
@@ -15,18 +16,25 @@ const GENERATIONS = isLong ? 24 : 2;
 /** Long enough that the state of the denoising is saved on the way, not only that of what is finished. */
 const STEPS = isLong ? 900 : 240;
 
+/** In half of them: what it remembers must be there again as well. */
+const CACHE = { id: "first-block", threshold: 0.3 };
+
 const sha256 = (path: string): string => createHash("sha256").update(readFileSync(path)).digest("hex");
 
 test(
   `${GENERATIONS} generations, each with its runner and its daemon killed at random points, give the identical file`,
   async () => {
     await using daemon = await RealDaemon.start();
-    const submit = async (name: string, offload = "auto"): Promise<{ id: string; output: string }> => {
+    const submit = async (
+      name: string,
+      how: Readonly<Record<string, unknown>> = {},
+    ): Promise<{ id: string; output: string }> => {
       const output = join(daemon.home, `${name}.mp4`);
       // Another output is other work: nothing is reused, and the file must still be the same.
       const { id } = await daemon.client.submit("generate", {
         ...{ model: MODEL, prompt: "a cat walks over grass", negativePrompt: "blurry", seed: 7, maxTokens: 16 },
-        ...{ width: 64, height: 64, numFrames: 17, numSteps: STEPS, output, offload },
+        ...{ width: 64, height: 64, numFrames: 17, numSteps: STEPS, output },
+        ...how,
       });
       return { id, output };
     };
@@ -36,12 +44,22 @@ test(
     const { seconds } = await daemon.client.wait(warm.id);
     const wanted = sha256(whole.output);
     expect(sha256(warm.output)).toBe(wanted);
+    const cached = await submit("cached", { cache: CACHE });
+    const { cache } = (await daemon.client.wait(cached.id)).output as { cache: Savings };
+    // some passes were cut and some were not
+    expect(cache.cutPasses * (cache.passes - cache.cutPasses)).toBeGreaterThan(0);
+    const wantedOf = { plain: wanted, cached: sha256(cached.output) };
+    expect(wantedOf.cached).not.toBe(wanted);
 
     const attempts: number[] = [];
     const stages: string[] = [];
     for (let n = 0; n < GENERATIONS; n++) {
-      // half of them with weights that come and go, which changes no number either
-      const { id, output } = await submit(`killed-${n}`, n % 2 === 0 ? "auto" : "blocks");
+      // half of them with weights that come and go, which changes no number; half with a cache, either with either victim first
+      const isCached = (n + (n >> 1)) % 2 === 1;
+      const { id, output } = await submit(`killed-${n}`, {
+        offload: n % 2 === 0 ? "auto" : "blocks",
+        ...(isCached ? { cache: CACHE } : {}),
+      });
       const victims = n % 2 === 0 ? (["runner", "daemon"] as const) : (["daemon", "runner"] as const);
       for (const victim of victims) {
         await Bun.sleep(Math.random() * (seconds + 0.5) * 1000);
@@ -55,7 +73,7 @@ test(
       }
       const job = await daemon.client.wait(id);
       attempts.push(job.attempt);
-      expect(sha256(output)).toBe(wanted);
+      expect(sha256(output)).toBe(isCached ? wantedOf.cached : wantedOf.plain);
     }
     console.log(
       JSON.stringify({
