@@ -18,6 +18,7 @@ import {
   type Denoiser,
   EvalSet,
   Evaluation,
+  ForeignModel,
   FrameView,
   type Guide,
   type ImageEncoder,
@@ -39,7 +40,7 @@ import {
  * Minor: a new hook or an optional field. Major: anything else. 0.x until generation, curation and training have all been
  * built on it, and there both stand one place further right.
  */
-export const HOOK_API = "0.1.3";
+export const HOOK_API = "0.1.4";
 
 export type Mode = "pick" | "chain" | "gather";
 
@@ -152,6 +153,14 @@ export const hooks = {
     z.object({ classes, tasks: z.array(Task), trainable: z.boolean(), negativePrompt: z.string().optional() }),
     "a network that denoises latents",
     { portable: false },
+  ),
+  layout: define(
+    "pick",
+    z.object({ path: z.string() }),
+    ForeignModel.nullable(),
+    none,
+    "reads a folder or file that is no pipeline in Diffusers' layout as one; null when it knows nothing like it",
+    { portable: true, since: "0.1.4" },
   ),
   adapt: define(
     "pick",

@@ -30,6 +30,8 @@ export function samplesOf(hook: HookName, provider: AnyProvider): readonly (() =
       negative: "",
       seconds: 5,
     }));
+  // What is not there is nobody's layout.
+  if (hook === "layout") return ["/nowhere", "/nowhere/model.safetensors"].map((path) => () => ({ path }));
   return null;
 }
 

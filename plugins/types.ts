@@ -208,6 +208,18 @@ export const SampleDefaults = z.object({
 });
 export type SampleDefaults = z.output<typeof SampleDefaults>;
 
+/** A model in somebody else's layout, as the pipeline that it stands for. */
+export const ForeignModel = z.object({
+  /** What its `model_index.json` would say. */
+  index: z.record(z.string(), z.unknown()),
+  /** By component: where its file or folder is, and options of the provider that loads it. Torch's own files (.pth) are converted first. */
+  components: z.record(
+    z.string(),
+    z.object({ path: z.string().optional(), options: z.record(z.string(), z.unknown()).default({}) }),
+  ),
+});
+export type ForeignModel = z.output<typeof ForeignModel>;
+
 export interface Denoiser extends AsyncDisposable {
   readonly module: Module;
   readonly latent: LatentSpec;
