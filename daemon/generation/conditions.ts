@@ -2,7 +2,6 @@
  * What the network is told beside its noise: every text and picture goes through its encoders once a job, before the
  * network itself is loaded, and known frames through the codec.
  */
-import { join } from "node:path";
 import {
   type Codec,
   type Conditioning,
@@ -25,11 +24,11 @@ type Tensors = typeof import("../runner/generation/tensors.ts");
 /** What a component is loaded with. A denoiser must take what is asked for; beside it a text encoder may be left as it is. */
 export function optionsOf(
   { dtype, weights }: GenerateInput,
-  { id, path, className }: Component,
+  { id, path, className, options: own }: Component,
   hook: "family" | "encodeText",
   ctx: Context,
 ): Record<string, unknown> {
-  const options = { path, ...(dtype === undefined ? {} : { dtype }) };
+  const options = { path, ...own, ...(dtype === undefined ? {} : { dtype }) };
   if (weights === undefined) return options;
   if (ctx.providers(hook).some((each) => each.id === id && each.options.includes("weights")))
     return { ...options, weights };
@@ -88,10 +87,8 @@ export class Conditions implements Disposable {
     const texts = [...new Set([...samplesOf(request).map(({ prompt }) => prompt), negativeOf(request, this.#model)])];
     for (const component of this.#model.texts) {
       const { name, id } = component;
-      const tokenizer = join(this.#model.folder, name.replace("text_encoder", "tokenizer"));
       const options = {
         ...optionsOf(request, component, "encodeText", this.#ctx),
-        tokenizer,
         ...(request.maxTokens === undefined ? {} : { maxTokens: request.maxTokens }),
       };
       using use = await useFitting("encodeText", id, options, wish(name), this.#ctx);
@@ -111,7 +108,7 @@ export class Conditions implements Disposable {
     if (image === undefined) return;
     this.#pictures = await readPictures(this.#request, this.#ctx);
     if (this.#pictures.length === 0) return;
-    using use = await this.#ctx.use("encodeImage", image.id, { path: image.path });
+    using use = await this.#ctx.use("encodeImage", image.id, { path: image.path, ...image.options });
     const encoder = await use({});
     for (const picture of this.#pictures) {
       const encode = () => this.#tensors.encodePicture(encoder, picture.image, this.#ctx.device);

@@ -4,7 +4,13 @@ import { Residency } from "../runner/residency.ts";
 import { Experts } from "./experts.ts";
 import type { Component, Pipeline } from "./pipeline.ts";
 
-const component = (name: string): Component => ({ name, className: "Network", id: "network", path: `/${name}` });
+const component = (name: string): Component => ({
+  name,
+  className: "Network",
+  id: "network",
+  path: `/${name}`,
+  options: {},
+});
 const model = (boundary?: number): Pipeline =>
   ({
     family: component("transformer"),

@@ -86,9 +86,10 @@ export class Generation implements Disposable {
 
   readonly #tensors = once(() => import("../runner/generation/tensors.ts"));
   readonly #decode = once(() => import("../runner/generation/decode.ts"));
-  readonly #codec = once(
-    async (): Promise<Codec> => (await this.ctx.use("codec", this.model.codec.id, { path: this.model.codec.path }))({}),
-  );
+  readonly #codec = once(async (): Promise<Codec> => {
+    const { id, path, options } = this.model.codec;
+    return (await this.ctx.use("codec", id, { path, ...options }))({});
+  });
   readonly #experts = once(async (): Promise<Experts> => {
     const adapters = await this.#adapters(); // one that is not there is said before anything is loaded
     await this.#conditions(); // before the largest network comes: the encoders may have to make room for it

@@ -1,6 +1,7 @@
 /**
  * A model folder in Diffusers layout: `model_index.json` names the class of every component, and a component is loaded by
- * whichever provider states that class. Nothing here knows a model by name.
+ * whichever provider states that class. What lies in another layout is read as such a folder by a plugin that knows it
+ * (foreign.ts). Nothing here knows a model by name.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { stat } from "node:fs/promises";
@@ -8,6 +9,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import { type Context, Digest, type HookName, SampleDefaults, WaverError } from "../../plugins/index.ts";
 import { fileDigest, folderContentDigest } from "./digest.ts";
+import { placesOf, readForeign } from "./foreign.ts";
 
 /** Hooks whose providers load checkpoint components, and the components they are looked for under. */
 const ROLES = {
@@ -26,9 +28,15 @@ export interface Component {
   readonly className: string;
   readonly id: string;
   readonly path: string;
+  /** What its provider is loaded with beside the path. */
+  readonly options: Readonly<Record<string, unknown>>;
 }
 
+/** A scheduler is its configuration: a folder, or options that say the same. */
+export type Scheduler = Omit<Component, "path"> & { readonly path?: string };
+
 export interface Pipeline {
+  /** As it was named: in Diffusers' layout a folder. */
   readonly folder: string;
   readonly digest: Digest;
   /** One or two text encoders, in the order in which the family takes them. */
@@ -39,7 +47,7 @@ export interface Pipeline {
   /** The second of two denoisers: it works below the flow time `from`, the first one at and above it. */
   readonly family2?: Component & { readonly from: number };
   readonly codec: Component;
-  readonly sampler: Component;
+  readonly sampler: Scheduler;
   /** Parts that are not the model's own. */
   readonly replaced: readonly Replacement[];
   readonly defaults: Partial<SampleDefaults>;
@@ -60,15 +68,30 @@ const Entry = z.tuple([z.string().nullable(), z.string().nullable()]);
 const Boundary = z.object({ boundary_ratio: z.number().min(0).max(1).nullish() });
 const Ours = z.object({ defaults: SampleDefaults.partial().default({}), negativePrompt: z.string().optional() });
 
-/** Opens a folder, or an artefact by digest, with some parts replaced (NAME=PATH each). Reads JSON only. */
-export async function openPipeline(model: string, replacements: readonly string[], ctx: Context): Promise<Pipeline> {
+/**
+ * Opens a folder, or an artefact by digest, with some parts replaced (NAME=PATH each). Reads JSON only; parts in torch's own
+ * format are converted, unless `converts` is false.
+ */
+export async function openPipeline(
+  model: string,
+  replacements: readonly string[],
+  ctx: Context,
+  how: { readonly converts?: boolean } = {},
+): Promise<Pipeline> {
   const asDigest = Digest.safeParse(model);
   const folder = asDigest.success ? await ctx.store.path(asDigest.data) : model;
-  const entries = readIndex(folder);
+  const foreign = existsSync(folder) && !existsSync(join(folder, INDEX)) ? await readForeign(folder, ctx) : null;
+  const entries = foreign === null ? readIndex(folder) : entriesOf(foreign.index, folder);
   const replaced = await Promise.all(replacements.map((text) => replacement(text, entries.components, ctx)));
-  const component = (entry: [string, string], hook: LoadingHook): Component => {
-    const path = replaced.find(({ name }) => name === entry[0])?.path;
-    return componentOf(folder, entry, hook, ctx, path);
+  const isReplaced = (name: string): boolean => replaced.some((each) => each.name === name);
+  const places =
+    foreign === null ? null : await placesOf(foreign, (name) => !isReplaced(name), how.converts ?? true, ctx);
+  const component = ([name, className]: [string, string], hook: LoadingHook): Component => {
+    const place = places === null ? { path: join(folder, name), options: besides(folder, name) } : places[name];
+    const path = replaced.find((each) => each.name === name)?.path ?? place?.path;
+    const made = { name, className, id: loaderOf(folder, name, className, hook, ctx), options: place?.options ?? {} };
+    // A scheduler may have no place: its options say all.
+    return { ...made, path } as Component;
   };
   const parts = (pattern: RegExp): [string, string][] =>
     Object.entries(entries.components).filter(([name, className]) => pattern.test(name) && className !== null) as [
@@ -97,7 +120,7 @@ export async function openPipeline(model: string, replacements: readonly string[
   const { negativePrompt = "" } = ctx.providers("family").find(({ id }) => id === family.id)?.traits ?? {};
   return {
     folder,
-    digest: asDigest.success ? asDigest.data : await folderContentDigest(folder, ctx),
+    digest: asDigest.success ? asDigest.data : await contentDigest(folder, ctx),
     texts: texts.map((entry) => component(entry, ROLES.text)),
     ...(images.length === 0 ? {} : { image: one("image encoder", "image", /^image_encoder$/) }),
     family,
@@ -119,15 +142,24 @@ interface Entries {
   readonly negativePrompt: string | undefined;
 }
 
+const INDEX = "model_index.json";
+
+/** A text encoder's tokenizer is a folder beside it. */
+const besides = (folder: string, name: string): Record<string, unknown> =>
+  /^text_encoder/.test(name) ? { tokenizer: join(folder, name.replace("text_encoder", "tokenizer")) } : {};
+
+const contentDigest = async (path: string, ctx: Context): Promise<Digest> =>
+  ((await stat(path)).isDirectory() ? folderContentDigest : fileDigest)(path, ctx);
+
 function readIndex(folder: string): Entries {
-  const path = join(folder, "model_index.json");
+  const path = join(folder, INDEX);
   if (!existsSync(folder))
     throw new WaverError("checkpoint_missing", `there is no model at ${folder}`, {
       hint: "model takes the folder that holds model_index.json, an artefact's digest, or a name from `waver models list`; `waver pull` fetches more",
     });
   if (!existsSync(path))
     throw new WaverError("checkpoint_missing", `${folder} holds no model_index.json`, {
-      hint: "model takes a whole pipeline in Diffusers layout, not one of its parts",
+      hint: "model takes a whole pipeline: in Diffusers' layout, or in one that an installed plugin knows (hook layout)",
     });
   let json: unknown;
   try {
@@ -135,6 +167,10 @@ function readIndex(folder: string): Entries {
   } catch (cause) {
     throw new WaverError("checkpoint_invalid", `${path} is not JSON`, { cause });
   }
+  return entriesOf(json, path);
+}
+
+function entriesOf(json: unknown, path: string): Entries {
   const index = Index.safeParse(json);
   const ours = Ours.safeParse(index.data?.["_waver"] ?? {});
   const boundary = Boundary.safeParse(json);
@@ -169,19 +205,14 @@ async function replacement(text: string, components: Entries["components"], ctx:
     });
   const found = await stat(path).catch(() => null);
   if (found === null) throw new WaverError("checkpoint_missing", `component: there is no ${name} at ${path}`);
-  return { name, path, digest: await (found.isDirectory() ? folderContentDigest : fileDigest)(path, ctx) };
+  return { name, path, digest: await contentDigest(path, ctx) };
 }
 
-function componentOf(
-  folder: string,
-  [name, className]: [string, string],
-  hook: LoadingHook,
-  ctx: Context,
-  path = join(folder, name),
-): Component {
+/** The provider that states a class. */
+function loaderOf(folder: string, name: string, className: string, hook: LoadingHook, ctx: Context): string {
   const providers = ctx.providers(hook);
   const found = providers.find(({ traits }) => traits.classes.includes(className));
-  if (found !== undefined) return { name, className, id: found.id, path };
+  if (found !== undefined) return found.id;
   const known = providers.flatMap(({ id, traits }) => traits.classes.map((each) => `${each} (${id})`));
   throw new WaverError("no_provider", `no installed plugin loads ${className}, the ${name} of ${folder}`, {
     hint: `model_index.json may name one of: ${known.join(", ") || "none"}; or install a plugin that loads it`,
@@ -190,9 +221,15 @@ function componentOf(
 }
 
 /** A stand-in for a component of the same hook, picked in the request; it reads the component's folder if it knows its class. */
-export function pathFor(component: Component, pickedId: string, hook: LoadingHook, ctx: Context): { path?: string } {
+export function pathFor(
+  { className, path, options }: Scheduler,
+  pickedId: string,
+  hook: LoadingHook,
+  ctx: Context,
+): Readonly<Record<string, unknown>> {
   const picked = ctx.providers(hook).find(({ id }) => id === pickedId);
-  return picked?.traits.classes.includes(component.className) === true ? { path: component.path } : {};
+  if (picked?.traits.classes.includes(className) !== true) return {};
+  return { ...(path === undefined ? {} : { path }), ...options };
 }
 
 /** What guidance points away from: the request's word, else the model's. */

@@ -2,7 +2,6 @@
  * What a `generate` request would take, from shapes alone: its networks are loaded without data and run once a stage, and
  * the engine counts. No weights are read, and nothing here knows a model: whatever the components compute is what is counted.
  */
-import { join } from "node:path";
 import { z } from "zod";
 import {
   type Conditioning,
@@ -102,7 +101,7 @@ class Planner {
     const samples = samplesOf(request).length;
     const batch = Math.min(request.batchSize, samples);
     using held = new engine.Held();
-    using useCodec = await ctx.outline("codec", model.codec.id, { path: model.codec.path });
+    using useCodec = await ctx.outline("codec", model.codec.id, { path: model.codec.path, ...model.codec.options });
     const codec = await useCodec({});
     const networks = [model.family, ...(model.family2 === undefined ? [] : [model.family2])];
     const uses = [];
@@ -155,7 +154,6 @@ class Planner {
     for (const component of this.#model.texts) {
       using use = await this.#ctx.outline("encodeText", component.id, {
         ...optionsOf(request, component, "encodeText", this.#ctx),
-        tokenizer: join(this.#model.folder, component.name.replace("text_encoder", "tokenizer")),
         ...(request.maxTokens === undefined ? {} : { maxTokens: request.maxTokens }),
       });
       const encoder: TextEncoder = await use({});
@@ -173,7 +171,7 @@ class Planner {
   async #images(family: Denoiser, batch: number): Promise<ReturnType<Engine["encodeImages"]>> {
     const { image } = this.#model;
     if (image === undefined || family.numImages === undefined) return undefined;
-    using use = await this.#ctx.outline("encodeImage", image.id, { path: image.path });
+    using use = await this.#ctx.outline("encodeImage", image.id, { path: image.path, ...image.options });
     const encoder = await use({});
     const pictures = family.numImages;
     return this.#stage({ stage: "image", component: image.name, passes: pictures, times: 1 }, encoder, () =>

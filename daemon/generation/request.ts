@@ -12,7 +12,8 @@ const MOST_CHARACTERS = 20_000;
 
 const Fields = z.strictObject({
   model: z.string().meta({
-    description: "name of a model on this machine, folder with a model_index.json, or the digest of one",
+    description:
+      "name of a model on this machine, folder with a model_index.json or in another layout that a plugin knows, or the digest of one",
     format: "model",
   }),
   prompt: PromptList.optional().meta({ description: "what to show; several prompts make several videos" }),

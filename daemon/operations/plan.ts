@@ -15,6 +15,6 @@ export const operations = {
     slots: generateSlots,
     examples: ['waver plan generate --model MODEL --prompt "a red ball" --width 1280 --height 720 --num-frames 81'],
     run: async (request, picks, ctx) =>
-      planGenerate(request, picks, await openPipeline(request.model, request.component, ctx), ctx),
+      planGenerate(request, picks, await openPipeline(request.model, request.component, ctx, { converts: false }), ctx),
   }),
 };

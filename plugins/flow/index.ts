@@ -3,6 +3,10 @@ import { definePlugin, provide, z } from "../index.ts";
 
 const options = z.strictObject({
   path: z.string().optional().describe("folder with a scheduler_config.json; Waver's own grid without one"),
+  config: z
+    .record(z.string(), z.unknown())
+    .optional()
+    .describe("what a scheduler_config.json would say, for models that come without one"),
   mu: z.number().optional().describe("shift by resolution, for schedulers with use_dynamic_shifting"),
   sigmas: z
     .array(z.number().min(0).max(1))
@@ -28,7 +32,7 @@ export default definePlugin({
         const { readSchedulerConfig } = await import("./config.ts");
         const { flowMatchEulerSchedule, waverSchedule } = await import("./schedule.ts");
         const { euler } = await import("./euler.ts");
-        const config = readSchedulerConfig(options.path);
+        const config = readSchedulerConfig(options.path, options.config);
         const how = { numSteps: request.numSteps, shift: request.shift, mu: options.mu, sigmas: options.sigmas };
         const schedule =
           config._class_name === "FlowMatchEulerDiscreteScheduler"
@@ -48,7 +52,7 @@ export default definePlugin({
         const { readSchedulerConfig } = await import("./config.ts");
         const { flowUniPCSchedule } = await import("./schedule.ts");
         const { solverOf, uniPC } = await import("./unipc.ts");
-        const config = readSchedulerConfig(options.path);
+        const config = readSchedulerConfig(options.path, options.config);
         const schedule = flowUniPCSchedule(config, {
           numSteps: request.numSteps,
           shift: request.shift,
@@ -69,7 +73,7 @@ export default definePlugin({
         const { readSchedulerConfig } = await import("./config.ts");
         const { flowDPMSchedule } = await import("./schedule.ts");
         const { dpmSolver, dpmSolverOf } = await import("./dpmpp.ts");
-        const config = readSchedulerConfig(options.path);
+        const config = readSchedulerConfig(options.path, options.config);
         const schedule = flowDPMSchedule(config, {
           numSteps: request.numSteps,
           shift: request.shift,

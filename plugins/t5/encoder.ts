@@ -16,10 +16,14 @@ import {
   scope,
   tensor,
   type WeightForm,
+  type Weights,
+  weightsOf,
 } from "../../native/index.ts";
+
 import { type Conditioning, type TextEncoder as Contract, WaverError, z } from "../index.ts";
 import { cleanPrompt } from "./clean.ts";
 import { T5Encoder } from "./model.ts";
+import { isOriginal, ourName, toldByWeights } from "./original.ts";
 import { biasInEveryLayer, T5Config } from "./params.ts";
 import { UnigramTokenizer } from "./tokenizer.ts";
 
@@ -38,6 +42,8 @@ export interface Settings {
 }
 
 const WEIGHTS = "model.safetensors";
+/** ComfyUI keeps the tokenizer's own file among the weights. */
+const SENTENCEPIECE = "spiece_model";
 
 export function readConfig(folder: string): T5Config {
   const path = join(folder, "config.json");
@@ -57,12 +63,12 @@ function tokenizerFolder(folder: string): string {
 }
 
 /** What an encoder needs of a checkpoint: whole T5 models bring a decoder too, some name the embedding twice. */
-export function encoderWeights(
-  weights: Checkpoint,
-): Pick<Checkpoint, "keys" | "get" | "info" | "prefetch" | "release"> & Disposable {
+export function encoderWeights(weights: Checkpoint): Weights & Disposable {
+  if (isOriginal(weights)) return weightsOf(weights, ourName);
   const twin = "encoder.embed_tokens.weight";
   const at = (key: string): string => (key === "shared.weight" && !weights.has(key) ? twin : key);
-  const keys = weights.keys.filter((key) => !key.startsWith("decoder.") && key !== "lm_head.weight" && key !== twin);
+  const others = new Set(["lm_head.weight", twin, SENTENCEPIECE]);
+  const keys = weights.keys.filter((key) => !key.startsWith("decoder.") && !others.has(key));
   if (!keys.includes("shared.weight") && weights.has(twin)) keys.push("shared.weight");
   return {
     keys,
@@ -70,8 +76,19 @@ export function encoderWeights(
     info: (key) => weights.info(at(key)),
     prefetch: (key) => weights.prefetch(at(key)),
     release: (key) => weights.release(at(key)),
+    exclusive: true,
     [Symbol.dispose]: () => weights.dispose(),
   };
+}
+
+/** The configuration of a folder; of a file alone, what its weights tell. */
+function configOf(path: string): T5Config {
+  if (!path.endsWith(".safetensors")) return readConfig(path);
+  const beside = join(dirname(path), "config.json");
+  const stated = existsSync(beside) ? T5Config.safeParse(JSON.parse(readFileSync(beside, "utf8"))).data : undefined;
+  if (stated !== undefined) return stated;
+  using weights = encoderWeights(openCheckpoint(path));
+  return toldByWeights(weights, path);
 }
 
 /** Bytes of the encoder's weights, from the header alone; with `offload`, of those that are on the device at a time. */
@@ -80,12 +97,12 @@ export function weightBytes(
   { dtype, weights: form, offload = false }: Omit<Placement, "device"> = {},
 ): number {
   if (form !== undefined) {
-    using shapes = filled(new T5Encoder(readConfig(folder)), folder, { device: "meta", dtype, weights: form, offload });
+    using shapes = filled(new T5Encoder(configOf(folder)), folder, { device: "meta", dtype, weights: form, offload });
     return shapes.loadedBytes();
   }
   using weights = encoderWeights(openCheckpoint(folder));
   const of = (keys: readonly string[]): number => bytesOf({ keys, info: weights.info }, dtype);
-  return offload ? offloadedBytes(new T5Encoder(readConfig(folder)), (_, name) => of([name])) : of(weights.keys);
+  return offload ? offloadedBytes(new T5Encoder(configOf(folder)), (_, name) => of([name])) : of(weights.keys);
 }
 
 type Placement = Pick<Settings, "device" | "dtype" | "weights" | "offload">;
@@ -126,7 +143,7 @@ export class T5TextEncoder implements Contract {
         dtype: settings.dtype ?? "bfloat16",
       });
     }
-    const encoder = new T5TextEncoder(readConfig(folder), settings, folder);
+    const encoder = new T5TextEncoder(configOf(folder), settings, folder);
     filled(encoder.module, folder, settings);
     return encoder;
   }

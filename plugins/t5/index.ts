@@ -5,7 +5,12 @@ import { T5Config } from "./params.ts";
 /** `maxTokens` by model: Waver cuts T5 at 256 tokens (waver.md), Wan umT5 at 512. */
 const options = (maxTokens: number) =>
   z.strictObject({
-    path: z.string().optional().describe("folder with config.json and weights, for instance MODEL/text_encoder"),
+    path: z
+      .string()
+      .optional()
+      .describe(
+        "folder with config.json and weights, for instance MODEL/text_encoder, or a file with the names of Wan's authors",
+      ),
     config: T5Config.optional().describe("an encoder with fresh weights instead, to be trained; needs a tokenizer"),
     seed: z.int().nonnegative().default(0).describe("of fresh weights"),
     tokenizer: z.string().optional().describe("folder with tokenizer.json; beside the encoder when absent"),

@@ -58,5 +58,17 @@ export default definePlugin({
       },
       run: async (_input, { state }) => state,
     }),
+    provide("layout", {
+      id: "wan",
+      summary: "folders as Wan's authors publish them, and a transformer's file in ComfyUI's tree of models",
+      source: "Wan-Video/Wan2.1 and Wan2.2: wan/configs, generate.py",
+      runs: "worker",
+      options: z.strictObject({}),
+      traits: {},
+      async run({ path }) {
+        const { authorsFolder, comfyFile } = await import("./layout.ts");
+        return authorsFolder(path) ?? comfyFile(path);
+      },
+    }),
   ],
 });
