@@ -8,3 +8,4 @@ export { canOffload, OFFLOAD, Offload, useFitting } from "./offload.ts";
 export { readPreprocessor } from "./preprocessor.ts";
 export * from "./table.ts";
 export * from "./types.ts";
+export { inForm, WEIGHTS, WeightForm } from "./weights.ts";

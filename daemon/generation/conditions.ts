@@ -8,6 +8,7 @@ import {
   type Context,
   type Denoiser,
   type DenoiserInput,
+  inForm,
   type KnownFrames,
   type Offload,
   useFitting,
@@ -21,25 +22,14 @@ import { type GenerateInput, type Size, samplesOf } from "./request.ts";
 type ImageTokens = NonNullable<DenoiserInput["image"]>;
 type Tensors = typeof import("../runner/generation/tensors.ts");
 
-/** What a component is loaded with. A denoiser must take what is asked for; beside it a text encoder may be left as it is. */
-export function optionsOf(
+/** What a component is loaded with. */
+export const optionsOf = (
   { dtype, weights }: GenerateInput,
-  { id, path, className, options: own }: Component,
+  { id, path }: Component,
   hook: "family" | "encodeText",
   ctx: Context,
-): Record<string, unknown> {
-  const options = { path, ...own, ...(dtype === undefined ? {} : { dtype }) };
-  if (weights === undefined) return options;
-  if (ctx.providers(hook).some((each) => each.id === id && each.options.includes("weights")))
-    return { ...options, weights };
-  if (hook === "encodeText") {
-    ctx.log("weights_as_stored", { level: "warn", component: className, reason: `${id} keeps none in 8 bits` });
-    return options;
-  }
-  throw new WaverError("invalid_input", `weights: ${id} loads ${className} as it is stored, not in ${weights}`, {
-    hint: "leave weights out",
-  });
-}
+): Readonly<Record<string, unknown>> =>
+  inForm({ path, ...(dtype === undefined ? {} : { dtype }) }, weights, { hook, id }, ctx);
 
 export class Conditions implements Disposable {
   readonly #request: GenerateInput;

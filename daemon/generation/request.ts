@@ -1,7 +1,16 @@
 /** What `generate` is asked for, and what follows from it: the list of samples, their sizes, the task. */
 import { existsSync, readFileSync } from "node:fs";
 import { z } from "zod";
-import { type LatentSpec, OFFLOAD, Offload, type SampleDefaults, Task, WaverError } from "../../plugins/index.ts";
+import {
+  type LatentSpec,
+  OFFLOAD,
+  Offload,
+  type SampleDefaults,
+  Task,
+  WaverError,
+  WEIGHTS,
+  WeightForm,
+} from "../../plugins/index.ts";
 import { problemsOfRanks, rankFields } from "../runner/mesh.ts";
 
 const count = z.int().positive();
@@ -50,10 +59,7 @@ const Fields = z.strictObject({
     .enum(["float32", "bfloat16"])
     .optional()
     .meta({ description: "precision of the networks; as stored when absent" }),
-  weights: z.enum(["int8", "fp8"]).optional().meta({
-    description:
-      "the blocks of denoisers and text encoders in 8 bits, half of bfloat16's memory: int8 costs no more quality than bfloat16 did, fp8 four times that and is meant for GPUs that multiply it. As stored when absent",
-  }),
+  weights: WeightForm.optional().meta({ description: WEIGHTS }),
   latents: z
     .string()
     .optional()

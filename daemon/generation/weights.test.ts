@@ -261,7 +261,7 @@ describe("refused in one sentence", () => {
     });
     expect(await failure({ weights: "fp8" }, { provide: [other] })).toMatchObject({
       code: "invalid_input",
-      message: "weights: wan loads WanTransformer3DModel as it is stored, not in fp8",
+      message: "weights: wan loads its network as it is stored, not in fp8",
     });
     expect(String(await failure({ weights: "int4" }))).toContain("weights");
   });

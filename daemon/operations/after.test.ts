@@ -105,6 +105,20 @@ test("refining doubles a video, keeps its frames, and gives the same again", asy
   // with the weights of its blocks in the file between their turns
   await runOperation(refine, { ...request, offload: "blocks", output: join(scratch, "again.mp4") }, again);
   expect(readFileSync(join(scratch, "again.mp4"))).toEqual(readFileSync(output));
+
+  await using narrow = await open();
+  const eight = { ...request, weights: "int8", output: join(scratch, "eight.mp4") };
+  using near = openSafetensors(((await runOperation(refine, eight, narrow)) as { latents: string }).latents);
+  const [want, got] = scope(() =>
+    [latents, near].map((file) => file.get("latents").toFloat32Array()),
+  ) as Float32Array[];
+  const power = (of: (value: number, i: number) => number): number =>
+    (want as Float32Array).reduce((sum, value, i) => sum + of(value, i) ** 2, 0);
+  const noise = power((value, i) => value - (got?.[i] as number));
+  expect(noise).toBeGreaterThan(0);
+  // a layer's rounding is 40 dB and more below its output
+  expect(10 * Math.log10(power((value) => value) / noise)).toBeGreaterThan(35);
+  expect(await narrow.media.readMetadata(eight.output)).toMatchObject({ refined: { weights: "int8" } });
 }, 60_000);
 
 test("what is wrong is said in a sentence", async () => {
@@ -122,6 +136,10 @@ test("what is wrong is said in a sentence", async () => {
     code: "media_missing",
   });
   expect(await failure(refine, { video, model: refined, scale: 9 })).toMatchObject({ code: "invalid_input" });
+  expect(await failure(refine, { video, model: refined, weights: "fp8", offload: "blocks" })).toMatchObject({
+    code: "invalid_input",
+    message: "weights that come and go are read as they are stored, not in fp8",
+  });
   expect(
     await failure(merge, { checkpoints: [model, join(scratch, "none")], output: join(scratch, "x") }),
   ).toMatchObject({ code: "checkpoint_missing" });

@@ -13,6 +13,8 @@ import {
   type Pick,
   type Picks,
   WaverError,
+  WEIGHTS,
+  WeightForm,
 } from "../../plugins/index.ts";
 import { fileDigest, folderContentDigest } from "../generation/digest.ts";
 import { classOf, readIndex } from "../runner/training/pipeline.ts";
@@ -32,6 +34,7 @@ const input = z.strictObject({
     .optional()
     .meta({ description: "share of noise; little keeps what is there, much lets the prompt change it" }),
   shift: z.number().positive().default(1).meta({ description: "shift of the sampling grid" }),
+  weights: WeightForm.optional().meta({ description: WEIGHTS }),
   offload: Offload.default("auto").meta({ description: OFFLOAD }),
   output: z.string().optional().meta({ description: "file for the result", format: "path" }),
   keepLatents: z.boolean().default(false).meta({ description: "keep the refined latents beside the video" }),
@@ -79,10 +82,24 @@ async function run(request: z.output<typeof input>, picks: Picks, ctx: Context):
     throw new WaverError("needs_unmet", `${picked.id} keeps its weights whole on the device`, {
       hint: "leave offload out",
     });
+  const { weights } = request;
+  if (weights !== undefined && request.offload === "blocks")
+    throw new WaverError("invalid_input", `weights that come and go are read as they are stored, not in ${weights}`, {
+      hint: "use one of the two: offload, or weights in 8 bits",
+    });
+  if (weights !== undefined && provider?.options.includes("weights") !== true)
+    throw new WaverError("needs_unmet", `${picked.id} keeps its weights as they are stored, not in ${weights}`, {
+      hint: "leave weights out",
+    });
   // A stand-in that does not load the pipeline's refiner is not handed its folder.
   const pick: Pick =
     picked.id === loader
-      ? { path: model, shift: request.shift, ...(offloads ? { offload: request.offload } : {}), ...picked }
+      ? {
+          ...{ path: model, shift: request.shift },
+          ...(offloads ? { offload: request.offload } : {}),
+          ...(weights === undefined ? {} : { weights }),
+          ...picked,
+        }
       : picked;
   const { maxScale } = provider?.traits ?? { maxScale: request.scale };
   if (request.scale > maxScale)

@@ -1,5 +1,5 @@
 /** Qwen2.5: the second text encoder of Waver, and a model that rewrites prompts on this machine. */
-import { definePlugin, provide, WaverError, z } from "../index.ts";
+import { definePlugin, provide, WaverError, WEIGHTS, WeightForm, z } from "../index.ts";
 import { writingOptions } from "../language.ts";
 import { MAX_TOKENS } from "./params.ts";
 
@@ -38,12 +38,7 @@ export default definePlugin({
         path: z.string().describe("folder with config.json and weights, for instance MODEL/text_encoder_2"),
         tokenizer: z.string().optional().describe("folder with tokenizer.json; beside the model when absent"),
         dtype,
-        weights: z
-          .enum(["int8", "fp8"])
-          .optional()
-          .describe(
-            "most weights of the blocks in 8 bits, each output channel with its scale; as the others when absent",
-          ),
+        weights: WeightForm.optional().describe(WEIGHTS),
         offload: z
           .boolean()
           .optional()

@@ -1,5 +1,5 @@
 /** The text encoders of Waver (flan-T5) and Wan (umT5). */
-import { definePlugin, provide, WaverError, z } from "../index.ts";
+import { definePlugin, provide, WaverError, WEIGHTS, WeightForm, z } from "../index.ts";
 import { T5Config } from "./params.ts";
 
 /** `maxTokens` by model: Waver cuts T5 at 256 tokens (waver.md), Wan umT5 at 512. */
@@ -15,10 +15,7 @@ const options = (maxTokens: number) =>
     seed: z.int().nonnegative().default(0).describe("of fresh weights"),
     tokenizer: z.string().optional().describe("folder with tokenizer.json; beside the encoder when absent"),
     dtype: z.enum(["float32", "bfloat16"]).optional().describe("precision of the weights; as stored when absent"),
-    weights: z
-      .enum(["int8", "fp8"])
-      .optional()
-      .describe("most weights of the blocks in 8 bits, each output channel with its scale; as the others when absent"),
+    weights: WeightForm.optional().describe(WEIGHTS),
     offload: z
       .boolean()
       .optional()

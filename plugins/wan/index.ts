@@ -1,5 +1,5 @@
 /** The diffusion transformer of Wan 2.1 (text, image, first and last frame to video) and Wan 2.2. */
-import { definePlugin, provide, z } from "../index.ts";
+import { definePlugin, provide, WEIGHTS, WeightForm, z } from "../index.ts";
 
 /** What Wan's authors keep all their models away from (Wan-Video/Wan2.1, wan/configs/shared_config.py, sample_neg_prompt). */
 const NEGATIVE =
@@ -21,12 +21,7 @@ export default definePlugin({
           .string()
           .describe("folder with weights, for instance MODEL/transformer, or one .safetensors file of Wan or ComfyUI"),
         dtype: z.enum(["float32", "bfloat16"]).optional().describe("precision of the weights; as stored when absent"),
-        weights: z
-          .enum(["int8", "fp8"])
-          .optional()
-          .describe(
-            "most weights of the blocks in 8 bits, each output channel with its scale; as the others when absent",
-          ),
+        weights: WeightForm.optional().describe(WEIGHTS),
         textLength: z
           .int()
           .positive()

@@ -1,5 +1,5 @@
 /** The Waver network: text, image and known frames to video, and the refiner that has the same form. */
-import { definePlugin, OFFLOAD, Offload, provide, WaverError, z } from "../index.ts";
+import { definePlugin, OFFLOAD, Offload, provide, WaverError, WEIGHTS, WeightForm, z } from "../index.ts";
 import { countParameters, WaverParams } from "./params.ts";
 
 const options = z.strictObject({
@@ -7,10 +7,7 @@ const options = z.strictObject({
   config: WaverParams.optional().describe("a network with fresh weights instead, to be trained"),
   seed: z.int().nonnegative().default(0).describe("of fresh weights"),
   dtype: z.enum(["float32", "bfloat16"]).optional().describe("precision of the weights; as stored when absent"),
-  weights: z
-    .enum(["int8", "fp8"])
-    .optional()
-    .describe("most weights of the blocks in 8 bits, each output channel with its scale; as the others when absent"),
+  weights: WeightForm.optional().describe(WEIGHTS),
   offload: z
     .boolean()
     .optional()
@@ -68,6 +65,7 @@ export default definePlugin({
       options: z.strictObject({
         path: z.string().describe("pipeline folder with refiner/, vae/ and text_encoder/"),
         shift: z.number().positive().default(1).describe("shift of the grid of w; 1 is even"),
+        weights: WeightForm.optional().describe(WEIGHTS),
         offload: Offload.default("auto").describe(OFFLOAD),
       }),
       // 360p to 1080p

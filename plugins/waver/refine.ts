@@ -24,11 +24,13 @@ import {
   type Conditioning,
   type Context,
   type Denoiser,
+  inForm,
   type Offload,
   type RefineRequest,
   type TextEncoder,
   useFitting,
   WaverError,
+  type WeightForm,
   z,
 } from "../index.ts";
 
@@ -37,6 +39,7 @@ export interface RefineOptions {
   readonly path: string;
   readonly shift: number;
   readonly offload: Offload;
+  readonly weights?: WeightForm | undefined;
 }
 
 /** w_d of 0.9, the middle of the paper's range, at 1080p latents. */
@@ -53,12 +56,8 @@ type Parts = {
   readonly wd?: number | undefined;
 };
 
-export async function refine(
-  request: RefineRequest,
-  { path, shift, offload }: RefineOptions,
-  ctx: Context,
-): Promise<Tensor> {
-  const parts = await load(path, offload, ctx);
+export async function refine(request: RefineRequest, options: RefineOptions, ctx: Context): Promise<Tensor> {
+  const parts = await load(options, ctx);
   const { video, prompt } = request;
   const [B, , F, H, W] = video.shape.map((n, axis) => (axis > 2 ? Math.round(n * request.scale) : n)) as [
     number,
@@ -90,7 +89,7 @@ export async function refine(
     }),
   );
   try {
-    const refined = await integrated(request, shift, fixed, parts.denoiser, ctx);
+    const refined = await integrated(request, options.shift, fixed, parts.denoiser, ctx);
     try {
       request.onLatents?.(refined);
       return scope(() =>
@@ -200,7 +199,7 @@ function trainedNoise(index: unknown): number | undefined {
   return (low + high) / 2;
 }
 
-async function load(path: string, offload: Offload, ctx: Context): Promise<Parts> {
+async function load({ path, offload, weights }: RefineOptions, ctx: Context): Promise<Parts> {
   const index = JSON.parse(readFileSync(join(path, "model_index.json"), "utf8")) as Record<
     string,
     [string, string] | undefined
@@ -214,7 +213,8 @@ async function load(path: string, offload: Offload, ctx: Context): Promise<Parts
     const options = { path: join(path, component) };
     // What a refiner adds is less than what bfloat16 rounds away in the codec.
     if (hook === "codec") return (await ctx.use(hook, provider.id, { ...options, dtype: "float32" }))({});
-    return (await useFitting(hook, provider.id, options, offload, ctx))({});
+    const formed = inForm(options, weights, { hook, id: provider.id }, ctx);
+    return (await useFitting(hook, provider.id, formed, weights === undefined ? offload : "none", ctx))({});
   };
   const [denoiser, codec, text, text2] = [
     await loaded("family", "refiner"),
