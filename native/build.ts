@@ -12,6 +12,8 @@ export interface BuildRecord {
   libtorch: string;
   version: string;
   cuda: boolean;
+  /** Whether ranks on GPUs can talk. */
+  nccl: boolean;
   digest: string;
 }
 
@@ -87,7 +89,33 @@ function hasCuda(torch: string): boolean {
   return existsSync(join(torch, "lib", "libtorch_cuda.so"));
 }
 
-function digestOf(torch: string, flags: string): string {
+/** Headers of CUDA and NCCL, which groups of ranks on GPUs are compiled with and nothing else. */
+const CUDA_HEADERS = ["cuda_runtime_api.h", "crt/host_config.h", "nccl.h"] as const;
+
+/** Where they are looked for, in order. */
+function headerFolders(torch: string): string[] {
+  const beside = join(torch, "..", "nvidia"); // as pip lays out the packages that torch comes with
+  const home = process.env.CUDA_HOME;
+  return [
+    ...(process.env.WAVER_CUDA_HEADERS ?? "").split(":").filter((folder) => folder !== ""),
+    join(beside, "cu13", "include"),
+    join(beside, "nccl", "include"),
+    ...(home === undefined ? [] : [join(home, "include")]),
+    ...["/usr/local/cuda/include", "/usr/local/include", "/usr/include"],
+  ];
+}
+
+/** The folders that hold them, or which of them none holds. */
+function findCudaHeaders(torch: string): { folders: string[]; missing: string[] } {
+  const folders = headerFolders(torch);
+  const found = CUDA_HEADERS.map((name) => folders.find((folder) => existsSync(join(folder, name))));
+  return {
+    folders: [...new Set(found.filter((folder) => folder !== undefined))],
+    missing: CUDA_HEADERS.filter((_, i) => found[i] === undefined),
+  };
+}
+
+function digestOf(torch: string, flags: string, headers: readonly string[]): string {
   const hash = createHash("sha256");
   for (const folder of ["src", "gloo"])
     for (const name of readdirSync(join(here, folder), { recursive: true, encoding: "utf8" }).sort())
@@ -97,7 +125,8 @@ function digestOf(torch: string, flags: string): string {
     .update(torch)
     .update(libtorchVersion(torch))
     .update(flags)
-    .update(String(hasCuda(torch)));
+    .update(String(hasCuda(torch)))
+    .update(headers.join(":"));
   return hash.digest("hex");
 }
 
@@ -116,11 +145,15 @@ function run(what: string, command: string[]): void {
 export function buildNative({ force = false }: { force?: boolean } = {}): BuildRecord {
   const torch = findLibtorch();
   const flags = kernelFlags();
+  const cuda = hasCuda(torch);
+  const { folders, missing } = findCudaHeaders(torch);
+  const ncclHeaders = cuda && missing.length === 0 ? folders : [];
   const record: BuildRecord = {
     libtorch: torch,
     version: libtorchVersion(torch),
-    cuda: hasCuda(torch),
-    digest: digestOf(torch, flags),
+    cuda,
+    nccl: ncclHeaders.length > 0,
+    digest: digestOf(torch, flags, ncclHeaders),
   };
   const recordFile = join(out, "build.json");
   const addon = join(out, "waver.node");
@@ -138,11 +171,16 @@ export function buildNative({ force = false }: { force?: boolean } = {}): BuildR
   const headers = join(here, "..", "node_modules", "node-api-headers", "include");
   if (!existsSync(headers))
     throw new BuildFailure("node_modules/node-api-headers is missing: run `npm run setup` or `bun install`");
-  console.log(`native: building against libtorch ${record.version}${record.cuda ? " with CUDA" : ""} at ${torch}`);
+  console.log(`native: building against libtorch ${record.version}${cuda ? " with CUDA" : ""} at ${torch}`);
+  if (cuda)
+    console.log(
+      record.nccl
+        ? `native: ranks on GPUs with NCCL, headers from ${ncclHeaders.join(", ")}`
+        : `native: no ranks on GPUs: ${missing.join(", ")} not found (bun native/build.ts --help)`,
+    );
   const work = join(out, "cmake");
   mkdirSync(work, { recursive: true });
   const ninja = Bun.which("ninja") ? ["-G", "Ninja"] : [];
-  const cuda = join(torch, "..", "nvidia", "cu13", "lib");
   run("cmake", [
     "cmake",
     ...ninja,
@@ -153,7 +191,8 @@ export function buildNative({ force = false }: { force?: boolean } = {}): BuildR
     "-DCMAKE_BUILD_TYPE=Release",
     `-DTORCH_DIR=${torch}`,
     `-DNODE_API_INCLUDE=${headers}`,
-    `-DCUDA_LIB_DIR=${cuda}`,
+    `-DCUDA_LIB_DIR=${join(torch, "..", "nvidia", "cu13", "lib")}`,
+    `-DNCCL_HEADERS=${ncclHeaders.join(";")}`,
     `-DKERNEL_FLAGS=${flags}`,
   ]);
   run("the compiler", ["cmake", "--build", work, "--parallel"]);
@@ -164,7 +203,21 @@ export function buildNative({ force = false }: { force?: boolean } = {}): BuildR
   return record;
 }
 
+const HELP = `bun native/build.ts [--force]
+
+Builds native/build/waver.node when sources, libtorch or processor have changed.
+libtorch: WAVER_LIBTORCH (a folder with lib/ and include/, or the one that holds torch/), else the newest in the cache that
+\`npm run setup\` fills, else that of the Python in PATH. With lib/libtorch_cuda.so in it the addon reaches GPUs.
+Ranks on GPUs (NCCL) also need ${CUDA_HEADERS.join(", ")}, looked for in the folders of
+WAVER_CUDA_HEADERS (with colons between), ../nvidia/cu13/include and ../nvidia/nccl/include beside torch (where pip puts
+nvidia-cuda-runtime, nvidia-cuda-crt and nvidia-nccl-cu13), $CUDA_HOME/include, /usr/local/cuda/include, /usr/local/include
+and /usr/include. Without them everything else is built.`;
+
 if (import.meta.main) {
+  if (process.argv.includes("--help")) {
+    console.log(HELP);
+    process.exit(0);
+  }
   try {
     if (process.argv.includes("--force")) rmSync(join(out, "cmake"), { recursive: true, force: true });
     buildNative({ force: process.argv.includes("--force") });

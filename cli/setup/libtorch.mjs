@@ -78,10 +78,16 @@ export async function findLibtorch() {
   return cached(cuda) ?? (await installedInPython(cuda));
 }
 
-/** The requirements, among a wheel's own, that bring the CUDA libraries: all of them, or the two the CPU library links. */
+/**
+ * The requirements, among a wheel's own, that bring the CUDA libraries: all of them, and the headers without which ranks on
+ * GPUs are not compiled; or the two the CPU library links.
+ */
 export function cudaRequirements(requires, cuda) {
   const plain = requires.map((line) => line.split(";")[0].trim());
-  if (cuda) return plain.filter((line) => /^(cuda-toolkit|nvidia-)/.test(line));
+  if (cuda)
+    return plain
+      .filter((line) => /^(cuda-toolkit|nvidia-)/.test(line))
+      .map((line) => line.replace(/^cuda-toolkit\[/, "cuda-toolkit[crt,"));
   return plain
     .filter((line) => /^(cuda-toolkit\b|nvidia-cuda-(runtime|cupti)\b)/.test(line))
     .map((line) => line.replace(/^cuda-toolkit\[[^\]]*\]/, "cuda-toolkit[cudart,cupti]"));
@@ -123,7 +129,7 @@ export async function installLibtorch() {
   if (requirements.length) {
     reason = await download(requirements, wheels, { label: "CUDA's libraries", deps: true });
     if (reason) throw failure(reason);
-    const keep = cuda ? "nvidia/.+/lib/.+\\.so" : "nvidia/.+/lib/lib(cudart|cupti)\\.so";
+    const keep = cuda ? "nvidia/.+/lib/.+\\.so|nvidia/(cu\\d+|nccl)/include/" : "nvidia/.+/lib/lib(cudart|cupti)\\.so";
     made.push(...(await unpack(wheels, home, { keep })).made);
   }
   const libraries = made.filter(([name]) => name.includes(".so"));

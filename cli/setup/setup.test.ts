@@ -58,7 +58,7 @@ describe("facts", () => {
     ];
     expect(cudaRequirements(requires, false)).toEqual(["cuda-toolkit[cudart,cupti]==13.2.2"]);
     expect(cudaRequirements(requires, true)).toEqual([
-      "cuda-toolkit[cublas,cudart,cufft]==13.2.2",
+      "cuda-toolkit[crt,cublas,cudart,cufft]==13.2.2",
       "nvidia-cudnn-cu13==9.26.0.51",
     ]);
     // before the meta package there was one requirement for each library; a CPU wheel has none
