@@ -111,6 +111,21 @@ test("a run says what was planned and what it took; memory is as planned", async
   expect(await run("warm")).toEqual(cost);
 });
 
+test("memory that a cache takes is planned", async () => {
+  const cache = { id: "first-block" };
+  const [plain, cached] = [
+    stage(await planOf(request), "denoise"),
+    stage(await planOf({ ...request, cache }, { plugins: [...plugins, "cache-first-block"] }), "denoise"),
+  ];
+  // what the first block and what the others added, for both prompts: 3 x 2 x 3 tokens of width 40
+  const added = 2 * 2 * (3 * 2 * 3 * 40 * 4);
+  const more = cached.peakBytes - plain.peakBytes;
+  expect(more).toBeGreaterThanOrEqual(added);
+  expect(more).toBeLessThan(2 * added); // and what a pass makes before the old can go
+  // which blocks it will leave out is not known before
+  expect([cached.flops, cached.passes]).toEqual([plain.flops, plain.passes]);
+});
+
 test("a component that cannot be planned is named, and a run with it goes on without a plan", async () => {
   const stubborn = provide("family", {
     id: "wan",

@@ -4,11 +4,13 @@
  */
 import { z } from "zod";
 import {
+  type Accelerator,
   type Conditioning,
   type Context,
   canOffload,
   type Denoiser,
   type Guide,
+  type PassOf,
   type Pick,
   type Picks,
   type TextEncoder,
@@ -121,6 +123,7 @@ class Planner {
       );
       const passes = await this.#passes(shape);
       const batches = Math.ceil(samples / batch);
+      const cache = this.#picks["cache"] as Pick | undefined;
       for (const [i, network] of families.entries()) {
         const { total, steps } = passes[i] as Passes;
         const cold = total > steps ? 2 : Math.min(1, total); // first passes of each prompt: the others find its keys and values
@@ -128,13 +131,19 @@ class Planner {
         const besideBytes = held.bytes([texts, known, image]);
         const told = { shape: shape.latents, batch, texts, known, image };
         const before = engine.outlinedBytes();
-        const pass = () => engine.forward(network, told);
-        this.#stage({ stage: "denoise", component, passes: cold * batches, besideBytes }, network, pass);
+        using accelerator = cache === undefined ? undefined : await this.#accelerator(cache);
+        // what it will leave out is not known, what it remembers is
+        const pass = (branch: PassOf["branch"]) => () => {
+          const whole = () => engine.forward(network, told);
+          const of = { network: i, branch, call: 0, step: 0, numSteps: shape.numSteps };
+          return accelerator === undefined ? whole() : accelerator.during(of, whole);
+        };
+        this.#stage({ stage: "denoise", component, passes: cold * batches, besideBytes }, network, pass("positive"));
         const kept = engine.outlinedBytes() - before;
         this.#stage(
           { stage: "denoise", component, passes: (total - cold) * batches, besideBytes: besideBytes + cold * kept },
           network,
-          pass,
+          pass("negative"),
         );
       }
       this.#stage({ stage: "decode", component: model.codec.name, passes: samples }, codec, () =>
@@ -144,6 +153,10 @@ class Planner {
     } finally {
       for (const use of uses) use[Symbol.dispose]();
     }
+  }
+
+  async #accelerator({ id, ...options }: Pick): Promise<Accelerator> {
+    return (await this.#ctx.use("accelerate", id, options))({});
   }
 
   /** Every text goes through every encoder once. What comes out is told to the network. */
