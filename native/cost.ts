@@ -1,14 +1,11 @@
-// Arithmetic and memory traffic of operators, by the shapes of what goes in and out; and how fast this machine does them.
+// Arithmetic and memory traffic of operators, by the shapes of what goes in and out; rates.ts has how fast a machine does them.
 import type { Arg, Value } from "./call.ts";
 import { withInterceptor } from "./call.ts";
-import { type DType, itemSize } from "./dtype.ts";
-import { conv3d, linear, scaledDotProductAttention } from "./functional.ts";
-import { zeros } from "./ops.ts";
+import { itemSize } from "./dtype.ts";
 import type { Schema } from "./schema.ts";
-import { scope } from "./scope.ts";
-import { type Device, Tensor } from "./tensor.ts";
+import { Tensor } from "./tensor.ts";
 
-type Kind = "product" | "convolution" | "attention";
+export type Kind = "product" | "convolution" | "attention";
 
 const KINDS: Readonly<Record<string, Kind>> = {
   "aten::linear": "product",
@@ -69,9 +66,23 @@ const VIEWS = new Set(
   ].map((name) => `aten::${name}`),
 );
 
+/** Give another look, or a copy where that cannot be. */
+const COPIES = new Set(["aten::contiguous", "aten::to"]);
+export const mayCopy = (op: Schema): boolean => COPIES.has(base(op));
+export const isView = (op: Schema): boolean => VIEWS.has(base(op));
+
+/** Do more for an element than a processor does while it comes from memory. */
+const CURVES = new Set(
+  [
+    ...["silu", "silu_", "gelu", "softmax", "exp", "exp_", "log", "sigmoid", "sigmoid_", "tanh", "sin", "cos", "pow"],
+    ...["layer_norm", "group_norm", "rms_norm", "norm", "_fused_rms_norm", "native_layer_norm"],
+  ].map((name) => `aten::${name}`),
+);
+export const isCurve = (op: Schema): boolean => op.name.startsWith("waver::") || CURVES.has(base(op));
+
 /** Bytes read and written. */
 export function bytesMoved(op: Schema, args: readonly Arg[], result: Value): number {
-  if (VIEWS.has(base(op))) return 0;
+  if (isView(op)) return 0;
   return sizeOf(args) + sizeOf(result as Arg);
 }
 
@@ -92,82 +103,4 @@ export function countedFlops<T>(fn: () => T): { readonly result: T; readonly flo
     fn,
   );
   return { result, flops };
-}
-
-/** How fast a machine is. */
-export interface Rates {
-  /** FLOPs a second of each kind of product, by dtype. */
-  readonly flops: Readonly<Record<Kind, (dtype: DType) => number>>;
-  /** Bytes a second through memory. */
-  readonly bytes: number;
-  /** What an operator costs whatever its size. */
-  readonly callSeconds: number;
-}
-
-const measured = new Map<string, Rates>();
-
-/** The rates of a device, measured once a process in about a tenth of a second. Sizes are those at which the rate has settled. */
-export function ratesOf(device: Device): Rates {
-  const known = measured.get(device);
-  if (known !== undefined) return known;
-  const byDtype = new Map<string, number>();
-  const rate =
-    (kind: Kind, run: (dtype: DType) => () => Tensor, flops: number) =>
-    (dtype: DType): number => {
-      const key = `${kind} ${dtype}`;
-      const value = byDtype.get(key) ?? flops / scope(() => typical(run(dtype)));
-      byDtype.set(key, value);
-      return value;
-    };
-  const make = (shape: number[], dtype: DType): Tensor => zeros(shape, { dtype, device });
-  const rates: Rates = {
-    flops: {
-      product: rate(
-        "product",
-        (dtype) => {
-          const [x, w] = [make([1024, 1024], dtype), make([1024, 1024], dtype)];
-          return () => linear(x, w);
-        },
-        2 * 1024 ** 3,
-      ),
-      convolution: rate(
-        "convolution",
-        (dtype) => {
-          const [x, w] = [make([1, 64, 4, 34, 34], dtype), make([64, 64, 3, 3, 3], dtype)];
-          return () => conv3d(x, w);
-        },
-        2 * 64 * 2 * 32 * 32 * 64 * 27,
-      ),
-      attention: rate(
-        "attention",
-        (dtype) => {
-          const [q, k, v] = [
-            make([1, 4, 1024, 64], dtype),
-            make([1, 4, 1024, 64], dtype),
-            make([1, 4, 1024, 64], dtype),
-          ];
-          return () => scaledDotProductAttention(q, k, v);
-        },
-        4 * 4 * 1024 ** 2 * 64,
-      ),
-    },
-    ...scope(() => {
-      const [large, small] = [make([16 << 20], "float32"), make([16], "float32")];
-      return { bytes: (2 * 4 * (16 << 20)) / typical(() => large.add(1)), callSeconds: typical(() => small.add(1)) };
-    }),
-  };
-  measured.set(device, rates);
-  return rates;
-}
-
-/** Median seconds of a few runs, each ended by reading a number: a device that works ahead is waited for. */
-function typical(run: () => Tensor): number {
-  const seconds = Array.from({ length: 6 }, () =>
-    scope(() => {
-      const start = performance.now();
-      run().flatten().narrow(0, 0, 1).item();
-      return (performance.now() - start) / 1000;
-    }),
-  );
-  return seconds.slice(1).sort((a, b) => a - b)[2] as number; // the first one warms up
 }

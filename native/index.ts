@@ -1,7 +1,7 @@
 // The one door to the engine. Importing it loads nothing; the first operator loads the addon.
 export * from "./autograd.ts";
 export { type Arg, call, type Interceptor, many, one, Scalar, scalar, type Value, withInterceptor } from "./call.ts";
-export { countedFlops, type Rates, ratesOf } from "./cost.ts";
+export { countedFlops } from "./cost.ts";
 export { derived } from "./derived.ts";
 export { type GroupOptions, Pending, ProcessGroup, type RankReduction, RankStore, type StoreOptions } from "./dist.ts";
 export { DTYPES, type DType, isDType, isFloating, itemSize, type TypedArray } from "./dtype.ts";
@@ -16,6 +16,7 @@ export * from "./parallel/index.ts";
 export type { Operand } from "./pointwise.ts";
 export { type MatmulPolicy, matmulPolicy, withMatmulDtype } from "./precision.ts";
 export { Profile, type ProfileRow, profiled, profileTable } from "./profile.ts";
+export { type Rates, ratesOf } from "./rates.ts";
 export * from "./runtime.ts";
 export * from "./safetensors.ts";
 export { type Schema, schema } from "./schema.ts";

@@ -12,10 +12,12 @@ import {
   Linear,
   layerNorm,
   linear,
+  linearGelu,
   noGrad,
   normRope,
   outline,
   outlinedBytes,
+  packLinears,
   ratesOf,
   scaledDotProductAttention,
   scope,
@@ -97,7 +99,38 @@ test("more arithmetic takes longer, and a rate is one of this machine", () => {
       );
     expect(seconds(1 << 20) / seconds(1 << 16)).toBeGreaterThan(10);
     expect(seconds(1 << 20)).toBeGreaterThanOrEqual((2 * 2 ** 20 * 2 ** 18) / rates.flops.product("float32"));
+    // it says what was measured
+    expect(rates.said()["product float32 GFLOP/s"]).toBeCloseTo(rates.flops.product("float32") / 1e9, 0);
   });
+});
+
+test("a new layout costs what is copied for it, and nothing where it is but another look", () => {
+  const rates = ratesOf("cpu");
+  scope(() => {
+    const seconds = (of: (x: Tensor) => Tensor): number => {
+      const x = zeros([4096, 4096], { device: "meta" });
+      return outline("cpu", () => of(x)).seconds(rates);
+    };
+    const look = seconds((x) => x.reshape([16, -1]));
+    expect(look).toBe(rates.callSeconds.view);
+    expect(seconds((x) => x.contiguous())).toBe(look);
+    const copy = seconds((x) => x.transpose(0, 1).reshape([16, -1]));
+    expect(copy).toBeGreaterThanOrEqual((2 * 4 * 4096 ** 2) / rates.bytes(2 ** 30));
+    expect(seconds((x) => x.transpose(0, 1).contiguous())).toBeCloseTo(copy, 9);
+  });
+});
+
+test("packed weights are counted with the weights, and what they save in between is", () => {
+  using generator = new Generator(0);
+  const peak = (packs: boolean): number =>
+    scope(() => {
+      using layer = new Linear(64, 256).init(generator, { device: "meta", dtype: "bfloat16" });
+      if (packs) packLinears(layer);
+      const x = zeros([1, 128, 64], { dtype: "bfloat16", device: "meta" });
+      return outline("cpu", () => void linearGelu(layer, x)).peakBytes;
+    });
+  expect(peak(false)).toBe(2 * 2 * 128 * 256); // before GELU and after it
+  expect(peak(true)).toBeLessThan(1.2 * 2 * 128 * 256);
 });
 
 test("an operator that knows no shapes says so outside of an outline", () => {

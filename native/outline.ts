@@ -2,20 +2,13 @@
 import { addon } from "./addon.ts";
 import { noGrad } from "./autograd.ts";
 import { type Arg, type Value, withInterceptor } from "./call.ts";
-import { bytesMoved, flopsOf, kindOf, type Rates } from "./cost.ts";
+import { bytesMoved, flopsOf, isCurve, isView, kindOf, mayCopy } from "./cost.ts";
 import type { DType } from "./dtype.ts";
 import { empty } from "./ops.ts";
+import { type Part, type Rates, secondsOf } from "./rates.ts";
 import { scope } from "./scope.ts";
 import { standingFor } from "./standin.ts";
 import { type Device, Tensor } from "./tensor.ts";
-
-/** One operator's part. */
-interface Part {
-  readonly kind: keyof Rates["flops"] | null;
-  readonly dtype: DType;
-  readonly flops: number;
-  readonly bytes: number;
-}
 
 export interface Outline<T> {
   readonly result: T;
@@ -33,13 +26,29 @@ export function outline<T>(device: Device, fn: () => T): Outline<T> {
   const native = addon();
   const before = native.outlinedBytes();
   native.resetOutlinedPeakBytes();
+  let held = before;
   const result = standingFor(device, () =>
     withInterceptor(
       {
+        before() {
+          held = native.outlinedBytes();
+        },
         instead: (op, args) => (isOutlined(args) ? SHAPES[op.name]?.(args) : undefined),
         after(op, args, made) {
           const dtype = (tensorsOf([made as Arg])[0] ?? tensorsOf(args)[0])?.dtype ?? "float32";
-          parts.push({ kind: kindOf(op), dtype, flops: flopsOf(op, args, made), bytes: bytesMoved(op, args, made) });
+          // a new layout is a copy only where the old one would not do
+          const copied = 2 * Math.max(0, native.outlinedBytes() - held);
+          const looks = isView(op) || mayCopy(op);
+          const bytes = looks ? copied : bytesMoved(op, args, made);
+          const isLook = looks && copied === 0;
+          parts.push({
+            kind: kindOf(op),
+            dtype,
+            flops: flopsOf(op, args, made),
+            bytes,
+            isView: isLook,
+            isCurve: isCurve(op),
+          });
         },
       },
       () => scope(() => noGrad(fn)),
@@ -49,11 +58,7 @@ export function outline<T>(device: Device, fn: () => T): Outline<T> {
     result,
     flops: parts.reduce((sum, part) => sum + part.flops, 0),
     peakBytes: native.outlinedPeakBytes() - before,
-    seconds: (rates) =>
-      parts.reduce((sum, { kind, dtype, flops, bytes }) => {
-        const product = kind === null ? 0 : flops / rates.flops[kind](dtype);
-        return sum + rates.callSeconds + Math.max(product, bytes / rates.bytes);
-      }, 0),
+    seconds: (rates) => parts.reduce((sum, part) => sum + secondsOf(part, rates), 0),
   };
 }
 
@@ -126,6 +131,11 @@ function indexed([x, dim, index]: readonly Arg[]): Tensor {
   );
 }
 
+/** A weight in oneDNN's own layout; it has the bytes of the weight, and whoever counts weights counts it there (`packLinears`). */
+const repacked = ([weight]: readonly Arg[]): Tensor => made([1], weight as Tensor).expand((weight as Tensor).shape);
+const multiplied = ([x, weight]: readonly Arg[]): Tensor =>
+  made([...(x as Tensor).shape.slice(0, -1), (weight as Tensor).size(0)], x as Tensor);
+
 /** x, axes (null: all), then anything, then whether they stay as 1. */
 const reduced =
   (keepAt: number) =>
@@ -144,6 +154,8 @@ const total = ([x]: readonly Arg[]): Tensor => made([], x as Tensor);
 const asked = ([x]: readonly Arg[]): Tensor => made((x as Tensor).shape, x as Tensor, "bool");
 
 const SHAPES: Readonly<Record<string, (args: readonly Arg[]) => Value>> = {
+  "mkldnn::_reorder_linear_weight": repacked,
+  "mkldnn::_linear_pointwise": multiplied,
   "aten::conv1d": convolved,
   "aten::conv2d": convolved,
   "aten::conv3d": convolved,

@@ -42,6 +42,7 @@ test("FLOPs of a plan are those that the networks then do", async () => {
   const decoding = scope(() => noGrad(() => countedFlops(() => void codec.decode(zeros([1, 16, 3, 4, 6]))).flops));
   expect(stage(plan, "decode")).toMatchObject({ passes: 1, flops: decoding });
   expect(plan.flops).toBe(plan.stages.reduce((sum, { flops }) => sum + flops, 0));
+  expect(Object.keys(plan.rates)).toContain("product float32 GFLOP/s");
 });
 
 test("what costs nothing or twice is planned so", async () => {

@@ -52,6 +52,8 @@ export const Plan = z.object({
   leastBytes: count,
   /** Components whose blocks' weights are on the device around their turns only; `weightBytes` counts two blocks of them. */
   offload: z.array(z.string()).default([]),
+  /** What the device was measured to do, from which `seconds` follow; on a CPU in processor time. */
+  rates: z.record(z.string(), z.number()).default({}),
   stages: z.array(StagePlan),
 });
 export type Plan = z.output<typeof Plan>;
@@ -276,6 +278,7 @@ class Planner {
         ),
       ),
       offload,
+      rates: this.#engine.rates(this.#ctx.device),
       stages,
     };
   }

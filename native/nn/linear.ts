@@ -9,6 +9,7 @@ import { matmulPolicy } from "../precision.ts";
 import { deviceCount } from "../runtime.ts";
 import { schema } from "../schema.ts";
 import { scope } from "../scope.ts";
+import { meantBy } from "../standin.ts";
 import type { Device, Tensor } from "../tensor.ts";
 import { geluTanh } from "./fused.ts";
 import { fusible } from "./fusion.ts";
@@ -114,7 +115,12 @@ export function linearGelu(layer: Linear, x: Tensor): Tensor {
 }
 
 function packable(layers: readonly Linear[], x: Tensor): boolean {
-  if (!layers.every(({ packs }) => packs) || x.dtype !== "bfloat16" || x.device !== "cpu" || matmulPolicy() !== null)
+  if (
+    !layers.every(({ packs }) => packs) ||
+    x.dtype !== "bfloat16" ||
+    meantBy(x.device) !== "cpu" ||
+    matmulPolicy() !== null
+  )
     return false;
   return layers.every(
     ({ weight, bias }) =>

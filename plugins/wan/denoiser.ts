@@ -147,7 +147,7 @@ export class WanDenoiser implements Denoiser {
 
   #packed(device: Device): this {
     const bytes = this.module.parameters().reduce((sum, weight) => sum + weight.bytesAs(weight.dtype), 0);
-    if (device === "cpu" && packingPays(bytes)) this.module.blocks.forEach(packLinears);
+    if ((device === "cpu" || device === "meta") && packingPays(bytes)) this.module.blocks.forEach(packLinears);
     return this;
   }
 

@@ -63,6 +63,8 @@ export function measured<T>(
   return { result, flops, peakBytes, seconds: flops + peakBytes === 0 ? 0 : seconds(ratesOf(device)) };
 }
 
+export const rates = (device: string): Readonly<Record<string, number>> => ratesOf(device).said();
+
 export { outlinedBytes };
 
 export const operators = (): Profile => new Profile();
