@@ -17,10 +17,11 @@ import {
   WeightForm,
 } from "../../plugins/index.ts";
 import { fileDigest, folderContentDigest } from "../generation/digest.ts";
+import { problemsOfRanks, rankFields, ranksOf } from "../runner/mesh.ts";
 import { classOf, readIndex } from "../runner/training/pipeline.ts";
 import { localPath } from "../runner/training/set.ts";
 
-const input = z.strictObject({
+const Fields = z.strictObject({
   video: z.string().meta({ description: "file or digest of the video to refine", format: "path" }),
   model: z.string().meta({ description: "name, folder or digest of a pipeline with a refiner", format: "model" }),
   scale: z.number().min(1).default(2),
@@ -36,8 +37,13 @@ const input = z.strictObject({
   shift: z.number().positive().default(1).meta({ description: "shift of the sampling grid" }),
   weights: WeightForm.optional().meta({ description: WEIGHTS }),
   offload: Offload.default("auto").meta({ description: OFFLOAD }),
+  ...rankFields,
   output: z.string().optional().meta({ description: "file for the result", format: "path" }),
   keepLatents: z.boolean().default(false).meta({ description: "keep the refined latents beside the video" }),
+});
+const input = Fields.superRefine(({ ranks, parallel }, ctx) => {
+  for (const [path, message] of problemsOfRanks(ranks, parallel))
+    ctx.addIssue({ code: "custom", path: [path], message });
 });
 
 const output = z.object({
@@ -65,8 +71,12 @@ export const refine = defineOperation({
     },
   },
   reads: ({ video, model }) => [video, model].filter((path) => !Digest.safeParse(path).success),
+  ranks: ranksOf,
   writes: ({ path, digest, latents }) => [path, digest, ...(latents === undefined ? [] : [latents])],
-  examples: ["waver refine --model MODEL --video clip.mp4 --output clip-refined.mp4"],
+  examples: [
+    "waver refine --model MODEL --video clip.mp4 --output clip-refined.mp4",
+    "waver refine --model MODEL --video clip.mp4 --ranks 4 --parallel ulysses",
+  ],
   run,
 });
 
@@ -113,7 +123,8 @@ async function run(request: z.output<typeof input>, picks: Picks, ctx: Context):
     refined: {
       ...request,
       // where it was and how it was fitted in changes nothing in it
-      ...{ video: undefined, model: undefined, output: undefined, offload: undefined },
+      ...{ video: undefined, model: undefined, output: undefined },
+      ...{ offload: undefined, ranks: undefined, parallel: undefined },
       prompt,
       refiner: picked.id,
     },

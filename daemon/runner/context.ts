@@ -86,11 +86,19 @@ export interface OpenContext {
   close(): void;
 }
 
-/** `plugin`: whose operation it is that gets this context, null for the host's own; `foreign`: the same if it is a third party's. */
+interface Whose {
+  /** Whose operation it is that gets this context, null for the host's own. */
+  readonly plugin?: string | null;
+  /** The same if it is a third party's. */
+  readonly foreign?: string | null;
+  /** What others than this process do of what is used, by the operation and while a provider runs for it. */
+  readonly spread?: Spread | undefined;
+}
+
 export function openContext(
   host: Host,
   work: Work,
-  { plugin = null, foreign = null }: { plugin?: string | null; foreign?: string | null } = {},
+  { plugin = null, foreign = null, spread }: Whose = {},
 ): OpenContext {
   const meter = new ProgressMeter((progress) => work.progress(progress));
   const code = new CodeUsed((part) => codeOf(part, host.registry(), host.config));
@@ -109,9 +117,10 @@ export function openContext(
     signal: work.signal,
     media: host.media(work.signal),
     culprit: null,
+    spread,
   });
   return {
-    ctx,
+    ctx: spreading(ctx, spread),
     pulse,
     close() {
       meter.flush();
@@ -139,7 +148,13 @@ interface Parts {
   readonly device?: string;
   /** The provider this context was made for; null for the operation's own. */
   readonly culprit: Culprit | null;
+  readonly spread: Spread | undefined;
 }
+
+type Spread = (use: Context["use"]) => Context["use"];
+
+const spreading = (ctx: Context, spread: Spread | undefined): Context =>
+  spread === undefined ? ctx : { ...ctx, use: spread(ctx.use) };
 
 /** Everything is a property of its own, so that a provider may spread a context and change a part. */
 class JobContext implements Context {
@@ -311,7 +326,8 @@ class JobContext implements Context {
       };
       mine.add(held);
       const pulse = turns();
-      const ctx = this.#for(culprit, { pulse, ...own });
+      // Not so where it loads: that is kept beyond this job.
+      const ctx = spreading(this.#for(culprit, { pulse, ...own }), this.#parts.spread);
       const call = async (input: In<H>): Promise<Out<H>> => {
         this.signal.throwIfAborted();
         const given = checkInput(hook, input);

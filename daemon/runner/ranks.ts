@@ -124,8 +124,8 @@ export class Ranks {
     return new Ranks(args, device, store);
   }
 
-  /** A job's context in which denoisers run on all ranks. */
-  leading(ctx: Context): { ctx: Context; close(): void } {
+  /** For one job: denoisers that `spread` of a context's `use` gives run on all ranks, until `close`. */
+  leading(): { spread(use: Context["use"]): Context["use"]; close(): void } {
     const open = new Set<() => void>();
     /** A provider's value `made`, which the other ranks are to have too, until whoever uses it lets go. */
     const everywhere = <I, O>(
@@ -148,32 +148,34 @@ export class Ranks {
         },
       });
     };
-    const use: Context["use"] = async (hook, id, options = {}) => {
-      const used = await ctx.use(hook, id, options);
-      if (hook === "family") {
-        const family = used as unknown as Used<"family">;
-        const spread = everywhere(family, async (name, input) => {
-          const network = await family(input);
-          await this.#load({ do: "load", name, id, options });
-          return this.#over(network, name);
-        });
-        return spread as unknown as typeof used;
-      }
-      if (hook === "adapt") {
-        const adapt = used as unknown as Used<"adapt">;
-        const worn = everywhere(adapt, async (name, { denoiser }) => {
-          const adapter = await adapt({ denoiser });
-          const network = this.#spread.get(denoiser);
-          if (network === undefined) throw new WaverError("internal", "an adapter for a network that is not spread");
-          await this.#load({ do: "adapt", name, network, id, options });
-          return this.#noted(adapter, name);
-        });
-        return worn as unknown as typeof used;
-      }
-      return used;
-    };
+    const spread =
+      (own: Context["use"]): Context["use"] =>
+      async (hook, id, options = {}) => {
+        const used = await own(hook, id, options);
+        if (hook === "family") {
+          const family = used as unknown as Used<"family">;
+          const spread = everywhere(family, async (name, input) => {
+            const network = await family(input);
+            await this.#load({ do: "load", name, id, options });
+            return this.#over(network, name);
+          });
+          return spread as unknown as typeof used;
+        }
+        if (hook === "adapt") {
+          const adapt = used as unknown as Used<"adapt">;
+          const worn = everywhere(adapt, async (name, { denoiser }) => {
+            const adapter = await adapt({ denoiser });
+            const network = this.#spread.get(denoiser);
+            if (network === undefined) throw new WaverError("internal", "an adapter for a network that is not spread");
+            await this.#load({ do: "adapt", name, network, id, options });
+            return this.#noted(adapter, name);
+          });
+          return worn as unknown as typeof used;
+        }
+        return used;
+      };
     return {
-      ctx: { ...ctx, use },
+      spread,
       close() {
         for (const release of [...open]) release();
       },

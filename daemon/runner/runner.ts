@@ -167,15 +167,15 @@ export class Runner implements AsyncDisposable {
     const declared = await this.#declared(found);
     const { input, picks } = found.parse(body);
     await prepareWorkDir(work.workDir);
-    const { ctx, pulse, close } = openContext(this.#host, work, { plugin: found.plugin, foreign: plugin });
-    const leading = this.#options.ranks?.leading(ctx);
-    const shown = leading?.ctx ?? ctx;
+    const leading = this.#options.ranks?.leading();
+    const whose = { plugin: found.plugin, foreign: plugin, spread: leading?.spread };
+    const { ctx, pulse, close } = openContext(this.#host, work, whose);
     try {
       // A third party's own schema may say more than its JSON Schema did. What waits for ever is a third party's, too.
       const output: unknown =
         plugin === null
-          ? await declared.run(input, picks, shown)
-          : await this.#guarded(operation, plugin, declared, ownInput(operation, declared, input), picks, shown, pulse);
+          ? await declared.run(input, picks, ctx)
+          : await this.#guarded(operation, plugin, declared, ownInput(operation, declared, input), picks, ctx, pulse);
       const checked = declared.output.safeParse(output);
       if (!checked.success)
         throw new WaverError(

@@ -1,7 +1,8 @@
-/** `generate` on several ranks, through a real daemon: the same latents as on one, from one seed; where they listen; what does not fit. */
+/** `generate` and `refine` on several ranks, through a real daemon: the same latents as on one, from one seed; where they listen; what does not fit. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import { Generator, randn, saveSafetensors, scope } from "../../native/index.ts";
+import { Generator, openSafetensors, randn, saveSafetensors, scope } from "../../native/index.ts";
+import { makeClip } from "../support/clips.ts";
 import { RankDaemon } from "../support/rank-daemon.ts";
 import { LOOPBACK_IN_PROC, listening } from "../support/ranks.ts";
 
@@ -46,6 +47,22 @@ test("a batch on two replicas without guidance: rows side by side, and the seeds
   const spread = await daemon.generated("waver", { ...more, ranks: 2, parallel: { replicas: 2 } });
   // one row a pass instead of two: other kernels
   expect(distance(spread, alone)).toBeLessThanOrEqual(FLOAT32);
+});
+
+test("a refiner on two ranks, windows and all", async () => {
+  const [clip, model] = [join(daemon.home, "clip.mp4"), await daemon.withRefiner()];
+  const video = await makeClip(clip, [{ source: "testsrc2=s=32x32:r=8", seconds: 0.625 }], { size: "32x32", fps: 8 });
+  const refined = async (more: object): Promise<Float32Array> => {
+    const request = { video, model, prompt: "bars move", numSteps: 2, wd: 0.5, keepLatents: true, ...more };
+    const job = await daemon.client.submit("refine", request).then(({ id }) => daemon.client.wait(id));
+    using file = openSafetensors((job.output as { latents: string }).latents);
+    return scope(() => file.get("latents").toFloat32Array());
+  };
+  const alone = await refined({});
+  for (const parallel of ["ulysses", "ring"])
+    expect(distance(await refined({ ranks: 2, parallel }), alone)).toBeLessThanOrEqual(FLOAT32);
+  expect(daemon.ranks()).toHaveLength(2);
+  await expect(refined({ ranks: 3, parallel: "cfg" })).rejects.toThrow(/3 ranks do not divide/);
 });
 
 /** On one layer, under the name that it has in the authors' repository; 40 is the width of the golden pipeline. */

@@ -1,12 +1,15 @@
 /** A real daemon whose jobs run on several ranks, with two small pipelines, Wan's and Waver's. */
 import { expect } from "bun:test";
-import { readdirSync, readFileSync, rmSync } from "node:fs";
+import { cpSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Client, createClient } from "../../daemon/client.ts";
 import { findFfmpeg } from "../../daemon/media/ffmpeg.ts";
 import type { JobView } from "../../daemon/wire.ts";
-import { openSafetensors, scope, setThreads } from "../../native/index.ts";
+import { Generator, normal_, openSafetensors, scope, setThreads } from "../../native/index.ts";
+import { fresh, save } from "../../plugins/waver/checkpoint.ts";
+import { WaverParams } from "../../plugins/waver/params.ts";
 import { temporaryHome } from "./daemon.ts";
+import { TINY_REFINER } from "./tiny-model.ts";
 import { tinyPipeline } from "./tiny-pipeline.ts";
 
 const ROOT = join(import.meta.dir, "../..");
@@ -57,6 +60,20 @@ export class RankDaemon implements AsyncDisposable {
   async kill(): Promise<void> {
     this.#process.kill("SIGKILL");
     await this.#process.exited;
+  }
+
+  /** A copy of Waver's pipeline with a refiner of random weights. */
+  async withRefiner(): Promise<string> {
+    const folder = join(this.home, "with-refiner");
+    cpSync(this.#waver, folder, { recursive: true });
+    using generator = new Generator(5);
+    using network = fresh(WaverParams.parse(TINY_REFINER.config), 1);
+    for (const weight of network.parameters()) normal_(weight, 0, 0.2, generator); // fresh gates are zero: nothing would matter
+    await save(network, join(folder, "refiner"));
+    const index = join(folder, "model_index.json");
+    const refiner = ["waver", "WaverTransformer3DModel"];
+    writeFileSync(index, JSON.stringify({ ...JSON.parse(readFileSync(index, "utf8")), refiner }));
+    return folder;
   }
 
   body(family: Family, more: object): Record<string, unknown> {
