@@ -41,6 +41,16 @@ describe.each(["wan", "waver"] as const)("%s: the latents of one rank", (family)
   });
 });
 
+test.each(["int8", "fp8"] as const)("weights in %s are those of one rank, also in parts", async (weights) => {
+  const alone = await daemon.generated("wan", { weights });
+  expect(distance(alone, await daemon.generated("wan"))).toBeGreaterThan(1e-3);
+  for (const parallel of [{ attention: "ulysses" }, { shardWeights: true }])
+    expect(distance(await daemon.generated("wan", { weights, ranks: 2, parallel }), alone)).toBeLessThanOrEqual(
+      FLOAT32,
+    );
+  expect(await daemon.generated("wan", { weights, ranks: 2, parallel: "cfg" })).toEqual(alone);
+});
+
 test("a batch on two replicas without guidance: rows side by side, and the seeds' own noise", async () => {
   const more = { numSamples: 2, batchSize: 2, guide: { id: "none" } };
   const alone = await daemon.generated("waver", more);
