@@ -367,6 +367,7 @@ export class Generation implements Disposable {
       ...(asked === undefined ? {} : { asked, rewrite: picks["rewrite"] }),
       ...(request.shift === undefined ? {} : { shift: request.shift }),
       ...(request.weights === undefined ? {} : { weights: request.weights }),
+      ...(model.codec.options["tiling"] === undefined ? {} : { tiling: model.codec.options["tiling"] }),
       ...(request.latents === undefined ? {} : { latents: basename(request.latents) }),
       ...(model.replaced.length === 0
         ? {}

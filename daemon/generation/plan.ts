@@ -5,6 +5,7 @@
 import { z } from "zod";
 import {
   type Accelerator,
+  type Codec,
   type Conditioning,
   type Context,
   canOffload,
@@ -14,11 +15,13 @@ import {
   type Pick,
   type Picks,
   type TextEncoder,
+  type Used,
 } from "../../plugins/index.ts";
 import { optionsOf } from "./conditions.ts";
 import { negativeOf, type Pipeline } from "./pipeline.ts";
 import { type GenerateInput, keepsWhole, samplesOf } from "./request.ts";
 import { type Shape, shapeOf } from "./shape.ts";
+import { inTiles, sidesFor } from "./tiles.ts";
 
 const count = z.number().nonnegative();
 
@@ -52,6 +55,8 @@ export const Plan = z.object({
   leastBytes: count,
   /** Components whose blocks' weights are on the device around their turns only; `weightBytes` counts two blocks of them. */
   offload: z.array(z.string()).default([]),
+  /** Side of the tiles in which frames are coded; null: whole. */
+  tileSize: z.int().positive().nullable().default(null),
   /** What the device was measured to do, from which `seconds` follow; on a CPU in processor time. */
   rates: z.record(z.string(), z.number()).default({}),
   stages: z.array(StagePlan),
@@ -84,7 +89,7 @@ interface Network {
 }
 
 class Planner {
-  readonly #stages: StagePlan[] = [];
+  #stages: StagePlan[] = [];
   readonly #sizes = new Map<string, ReturnType<Engine["sizesOf"]>>();
   readonly #request: GenerateInput;
   readonly #picks: Picks;
@@ -105,7 +110,7 @@ class Planner {
     const samples = samplesOf(request).length;
     const batch = Math.min(request.batchSize, samples);
     using held = new engine.Held();
-    using useCodec = await ctx.outline("codec", model.codec.id, { path: model.codec.path, ...model.codec.options });
+    using useCodec = await this.#codecFor(request.tileSize ?? null);
     const codec = await useCodec({});
     const networks = [model.family, ...(model.family2 === undefined ? [] : [model.family2])];
     const uses = [];
@@ -118,11 +123,7 @@ class Planner {
       const shape = shapeOf(request, model, { codec, family }, ctx);
       const texts = held.keep(await this.#texts(family, batch));
       const image = held.keep(await this.#images(family, batch));
-      const known = held.keep(
-        this.#stage({ stage: "known frames", component: model.codec.name, passes: 1 }, codec, () =>
-          engine.knownFrames(family, codec, shape, request.image !== undefined),
-        ),
-      );
+      const known = held.keep(this.#knownFrames(codec, family, shape));
       const passes = await this.#passes(shape);
       const batches = Math.ceil(samples / batch);
       const cache = this.#picks["cache"] as Pick | undefined;
@@ -148,13 +149,58 @@ class Planner {
           pass("negative"),
         );
       }
-      this.#stage({ stage: "decode", component: model.codec.name, passes: samples }, codec, () =>
-        engine.decode(codec, shape.latents),
-      );
-      return this.#sum(shape, samples);
+      this.#decode(codec, shape, samples);
+      return this.#sum(shape, samples, await this.#tiles(family, shape, samples));
     } finally {
       for (const use of uses) use[Symbol.dispose]();
     }
+  }
+
+  #codecFor(side: number | null): Promise<Used<"codec">> {
+    const { id, path, options } = inTiles(this.#model, side, this.#ctx).codec;
+    return this.#ctx.outline("codec", id, { path, ...options });
+  }
+
+  #knownFrames(codec: Codec, family: Denoiser, shape: Shape): ReturnType<Engine["knownFrames"]> {
+    const isGiven = this.#request.image !== undefined;
+    return this.#stage({ stage: "known frames", component: this.#model.codec.name, passes: 1 }, codec, () =>
+      this.#engine.knownFrames(family, codec, shape, isGiven),
+    );
+  }
+
+  #decode(codec: Codec, shape: Shape, samples: number): void {
+    this.#stage({ stage: "decode", component: this.#model.codec.name, passes: samples }, codec, () =>
+      this.#engine.decode(codec, shape.latents),
+    );
+  }
+
+  /** The side of tiles, the largest that fits beside the denoiser, or else the one that takes least; null: frames stay whole. */
+  async #tiles(family: Denoiser, shape: Shape, samples: number): Promise<number | null> {
+    const { tileSize } = this.#request;
+    if (tileSize !== undefined) return tileSize === 0 ? null : tileSize;
+    const { codec, family: first, family2 } = this.#model;
+    const offload = this.#offloaded();
+    const denoisers = [first.name, family2?.name ?? first.name].map((name) => {
+      const { whole = 0, byBlocks = null } = this.#sizes.get(name) ?? {};
+      return offload.includes(name) ? (byBlocks ?? whole) : whole;
+    });
+    const beside = (this.#sizes.get(codec.name)?.whole ?? 0) + Math.max(...denoisers);
+    const peak = (): number =>
+      Math.max(...this.#stages.filter((each) => each.component === codec.name).map((each) => each.peakBytes));
+    let chosen: number | null = null;
+    let [least, best] = [peak(), this.#stages];
+    for (const side of sidesFor(this.#model, shape, this.#ctx)) {
+      if (beside + least <= this.#ctx.memoryBudget) break;
+      this.#stages = best.filter(({ component }) => component !== codec.name);
+      using use = await this.#codecFor(side);
+      const tiled = await use({});
+      using held = new this.#engine.Held();
+      held.keep(this.#knownFrames(tiled, family, shape));
+      this.#decode(tiled, shape, samples);
+      if (peak() < least) [chosen, least, best] = [side, peak(), this.#stages];
+    }
+    this.#stages = best;
+    return chosen;
   }
 
   async #accelerator({ id, ...options }: Pick): Promise<Accelerator> {
@@ -257,11 +303,14 @@ class Planner {
     });
   }
 
-  #sum({ width, height, numFrames, numSteps }: Shape, samples: number): Plan {
+  #sum({ width, height, numFrames, numSteps }: Shape, samples: number, tileSize: number | null): Plan {
     const offload = this.#offloaded();
     const weightsOf = ({ component, weightBytes }: StagePlan): number =>
       offload.includes(component) ? (this.#sizes.get(component)?.byBlocks ?? weightBytes) : weightBytes;
-    const stages = this.#stages.map((stage) => ({ ...stage, weightBytes: weightsOf(stage) }));
+    const order = StagePlan.shape.stage.options;
+    const stages = this.#stages
+      .map((stage) => ({ ...stage, weightBytes: weightsOf(stage) }))
+      .sort((a, b) => order.indexOf(a.stage) - order.indexOf(b.stage));
     const total = (value: (stage: StagePlan) => number): number => stages.reduce((sum, stage) => sum + value(stage), 0);
     const weights = new Map(stages.map(({ component, weightBytes }) => [component, weightBytes]));
     const codec = weights.get(this.#model.codec.name) ?? 0;
@@ -278,6 +327,7 @@ class Planner {
         ),
       ),
       offload,
+      tileSize,
       rates: this.#engine.rates(this.#ctx.device),
       stages,
     };

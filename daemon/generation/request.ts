@@ -12,6 +12,7 @@ import {
   WeightForm,
 } from "../../plugins/index.ts";
 import { problemsOfRanks, rankFields } from "../runner/mesh.ts";
+import { TileSize } from "./tiles.ts";
 
 const count = z.int().positive();
 const PromptList = z.union([z.string(), z.array(z.string()).min(1)]);
@@ -82,6 +83,7 @@ const Fields = z.strictObject({
     }),
   ...rankFields,
   offload: Offload.default("auto").meta({ description: OFFLOAD }),
+  tileSize: TileSize,
   output: z.string().optional().meta({ description: "folder for the results, or the file when there is one result" }),
   minPsnr: z.number().nonnegative().max(60).default(40).meta({
     description:

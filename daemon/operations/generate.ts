@@ -23,6 +23,7 @@ import { openPipeline, type Pipeline, replacementSpec } from "../generation/pipe
 import { Plan, planGenerate } from "../generation/plan.ts";
 import { GenerateInput } from "../generation/request.ts";
 import { rewritten } from "../generation/rewrite.ts";
+import { inTiles } from "../generation/tiles.ts";
 import { ranksOf } from "../runner/mesh.ts";
 
 /** Of `generate`, and of a plan for it. */
@@ -96,7 +97,8 @@ export const generate = defineOperation({
     const { request, samples } = await rewritten(asked, picks, model, ctx);
     const plan = await planned(request, picks, model, ctx);
     const meter = new Meter(await memoryOf(ctx.device), request.profile ? await operatorsOf() : undefined);
-    using job = new Generation({ request, picks, model, ctx, meter, offload: plan?.offload ?? null });
+    const tiled = inTiles(model, request.tileSize ?? plan?.tileSize ?? null, ctx);
+    using job = new Generation({ request, picks, model: tiled, ctx, meter, offload: plan?.offload ?? null });
     const items: Item[] = [];
     const pairs: Pair[] = [];
     const drift: Drift[] = [];
@@ -135,7 +137,7 @@ const planned = (request: GenerateInput, picks: Picks, model: Pipeline, ctx: Con
   ctx.unit("plan", Plan.nullable(), async () => {
     try {
       const plan = await planGenerate(request, picks, model, ctx);
-      const { flops, seconds, peakBytes, leastBytes, offload } = plan;
+      const { flops, seconds, peakBytes, leastBytes, offload, tileSize } = plan;
       ctx.log("planned", { flops, seconds, peakBytes, leastBytes });
       if (offload.length > 0)
         ctx.log("weights_offloaded", {
@@ -144,6 +146,11 @@ const planned = (request: GenerateInput, picks: Picks, model: Pipeline, ctx: Con
             request.offload === "blocks"
               ? "asked for"
               : `their weights do not fit the memory budget of ${ctx.memoryBudget} bytes`,
+        });
+      if (tileSize !== null && request.tileSize === undefined)
+        ctx.log("frames_in_tiles", {
+          tileSize,
+          reason: `whole frames of ${plan.width} x ${plan.height} do not fit the memory budget of ${ctx.memoryBudget} bytes beside the network; tileSize 0 codes them whole all the same`,
         });
       return plan;
     } catch (error) {
