@@ -21,11 +21,11 @@ import {
 } from "../../native/index.ts";
 
 import { type Conditioning, type TextEncoder as Contract, WaverError, z } from "../index.ts";
+import { UnigramTokenizer } from "../unigram.ts";
 import { cleanPrompt } from "./clean.ts";
 import { T5Encoder } from "./model.ts";
 import { isOriginal, ourName, toldByWeights } from "./original.ts";
 import { biasInEveryLayer, T5Config } from "./params.ts";
-import { UnigramTokenizer } from "./tokenizer.ts";
 
 export interface Settings {
   readonly device: Device;

@@ -4,10 +4,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { allClose, noGrad, scope, setThreads } from "../../native/index.ts";
+import { UnigramTokenizer } from "../unigram.ts";
 import { cleanPrompt, fixText, unescapeHtml } from "./clean.ts";
 import { T5TextEncoder } from "./encoder.ts";
 import { T5Config } from "./params.ts";
-import { UnigramTokenizer } from "./tokenizer.ts";
 
 setThreads(1);
 setDefaultTimeout(60_000); // seconds of work on a loaded machine

@@ -2,7 +2,7 @@
 import { openCheckpoint, scope } from "../../../native/index.ts";
 import { encoderWeights, readConfig } from "../../../plugins/t5/encoder.ts";
 import { T5Encoder } from "../../../plugins/t5/model.ts";
-import { UnigramTokenizer } from "../../../plugins/t5/tokenizer.ts";
+import { UnigramTokenizer } from "../../../plugins/unigram.ts";
 import { defineCase, type Produce } from "../case.ts";
 import type { Golden } from "../golden.ts";
 import { toTensor } from "../tensors.ts";

@@ -3,12 +3,13 @@
  *
  * Normaliser and pre-tokenizer are the published ones (npm `tokenizers`, the library of Hugging Face in Rust). The search for the
  * best segmentation is here: the package offers it asynchronously only, and a training step must tokenize inside its scope.
- * `tokenizer.test.ts` holds the two to each other.
+ * `t5/t5.test.ts` holds the two to each other.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { WaverError, z } from "../index.ts";
-import { AddedTokens, LiteralTokens, type Published, published, wordsOf } from "../tokenizers.ts";
+import { z } from "zod";
+import { WaverError } from "./errors.ts";
+import { AddedTokens, LiteralTokens, type Published, published, wordsOf } from "./tokenizers.ts";
 
 const TokenizerFile = z.object({
   added_tokens: AddedTokens,
@@ -43,7 +44,11 @@ export class UnigramTokenizer {
   static load(folder: string): UnigramTokenizer {
     const path = join(folder, "tokenizer.json");
     if (!existsSync(path)) throw new WaverError("checkpoint_missing", `${folder} holds no tokenizer.json`);
-    const text = readFileSync(path, "utf8");
+    return UnigramTokenizer.parse(readFileSync(path, "utf8"), path);
+  }
+
+  /** The text of a tokenizer.json; `path` says where it came from. */
+  static parse(text: string, path: string): UnigramTokenizer {
     const parsed = TokenizerFile.safeParse(JSON.parse(text));
     if (!parsed.success) throw new WaverError("checkpoint_invalid", `${path}: ${z.prettifyError(parsed.error)}`);
     return new UnigramTokenizer(text, parsed.data);
