@@ -70,6 +70,11 @@ export interface Addon {
   mark(device: string): number;
   awaitMark(mark: number): void;
   closeMark(mark: number): void;
+  canRecord(device: string): boolean;
+  beginRecording(device: string): number;
+  endRecording(recording: number): void;
+  replay(recording: number): void;
+  closeRecording(recording: number): void;
   newGenerator(high: number, low: number, device: string): number;
   freeGenerator(id: number): void;
   generatorState(id: number): number;

@@ -17,6 +17,7 @@ export type { Operand } from "./pointwise.ts";
 export { type MatmulPolicy, matmulPolicy, withMatmulDtype } from "./precision.ts";
 export { Profile, type ProfileRow, profiled, profileTable } from "./profile.ts";
 export { type Rates, ratesOf } from "./rates.ts";
+export { Recorded } from "./recorded.ts";
 export * from "./runtime.ts";
 export * from "./safetensors.ts";
 export { type Schema, schema } from "./schema.ts";

@@ -23,7 +23,7 @@ import { Acceleration, type Denoised, type Drift } from "./acceleration.ts";
 import { adapted, described, namedAdapters } from "./adapters.ts";
 import { Conditions, optionsOf } from "./conditions.ts";
 import { fileDigest } from "./digest.ts";
-import { Experts } from "./experts.ts";
+import { Experts, recording } from "./experts.ts";
 import { handedOut } from "./handed-out.ts";
 import type { Meter } from "./meter.ts";
 import { negativeOf, type Pipeline, pathFor } from "./pipeline.ts";
@@ -63,6 +63,7 @@ interface GenerationParts {
 /** Everything a job loads, each once and only when something is left to do. */
 export class Generation implements Disposable {
   #encoded: Conditions | undefined;
+  #denoisers: Experts | undefined;
 
   private readonly request: GenerateInput;
   private readonly picks: Picks;
@@ -82,6 +83,7 @@ export class Generation implements Disposable {
 
   [Symbol.dispose](): void {
     this.#encoded?.[Symbol.dispose]();
+    this.#denoisers?.[Symbol.dispose]();
   }
 
   readonly #tensors = once(() => import("../runner/generation/tensors.ts"));
@@ -93,13 +95,15 @@ export class Generation implements Disposable {
   readonly #experts = once(async (): Promise<Experts> => {
     const adapters = await this.#adapters(); // one that is not there is said before anything is loaded
     await this.#conditions(); // before the largest network comes: the encoders may have to make room for it
-    return new Experts(this.model, {
+    this.#denoisers = new Experts(this.model, {
       open: (component) => {
         const options = optionsOf(this.request, component, "family", this.ctx);
         return useFitting("family", component.id, options, this.#wish(component.name), this.ctx);
       },
       adapt: (network, which) => adapted(adapters[which], network, this.ctx),
+      ...(this.request.graph ? { record: (network) => recording(network, this.picks, this.ctx) } : {}),
     });
+    return this.#denoisers;
   });
   readonly #conditions = once(async () => {
     const wish = (component: string): Offload => this.#wish(component);

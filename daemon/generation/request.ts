@@ -84,6 +84,10 @@ const Fields = z.strictObject({
   ...rankFields,
   offload: Offload.default("auto").meta({ description: OFFLOAD }),
   tileSize: TileSize,
+  graph: z.boolean().default(false).meta({
+    description:
+      "on a GPU, each prompt's pass is recorded once and replayed at every step; a CPU has nothing to record",
+  }),
   output: z.string().optional().meta({ description: "folder for the results, or the file when there is one result" }),
   minPsnr: z.number().nonnegative().max(60).default(40).meta({
     description:
@@ -119,6 +123,8 @@ function* problemsOf(
   yield* problemsOfRanks(request.ranks, request.parallel);
   if (request.parallel?.shardWeights === true && request.offload === "blocks")
     yield ["offload", "parallel.shardWeights already leaves a part of the weights on each rank: use one of the two"];
+  const graph = request.graph ? graphProblem(request) : undefined;
+  if (graph !== undefined) yield ["graph", graph];
   if (request.weights !== undefined && request.offload === "blocks")
     yield [
       "offload",
@@ -131,9 +137,18 @@ function* problemsOf(
     ];
 }
 
-/** Whether weights are fitted in by other means already, which offloading excludes. */
-export const keepsWhole = ({ weights, parallel }: GenerateInput): boolean =>
-  weights !== undefined || parallel?.shardWeights === true;
+/** Why passes cannot be recorded. */
+function graphProblem({ ranks, offload }: { ranks: number; offload: Offload }): string | undefined {
+  if (ranks > 1)
+    return "what ranks tell each other cannot be part of a recorded pass: use one of the two, graph or ranks";
+  if (offload === "blocks")
+    return "weights that come and go cannot be part of a recorded pass: use one of the two, graph or offload";
+  return undefined;
+}
+
+/** Whether weights are fitted in by other means already, or must stay where they are, which offloading excludes. */
+export const keepsWhole = ({ weights, graph, parallel }: GenerateInput): boolean =>
+  weights !== undefined || graph || parallel?.shardWeights === true;
 
 /** One video or image to make. */
 export interface Sample {

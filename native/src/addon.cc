@@ -10,6 +10,7 @@ void registerMemory(napi_env, napi_value);
 void registerRuntime(napi_env, napi_value);
 void registerDist(napi_env, napi_value);
 void registerStream(napi_env, napi_value);
+void registerGraph(napi_env, napi_value);
 }  // namespace waver
 
 NAPI_MODULE_INIT() {
@@ -21,5 +22,6 @@ NAPI_MODULE_INIT() {
   waver::registerRuntime(env, exports);
   waver::registerDist(env, exports);
   waver::registerStream(env, exports);
+  waver::registerGraph(env, exports);
   return exports;
 }
