@@ -133,6 +133,17 @@ export const writingOptions = {
 };
 export type WritingOptions = z.output<z.ZodObject<typeof writingOptions>>;
 
+/** Options of every captioner that is a vision-language model on this machine. */
+export const captionOptions = ({ instruction, maxFrames }: { instruction: string; maxFrames: number }) =>
+  z.strictObject({
+    path: z.string().optional().describe("folder with config.json, weights, tokenizer and chat template"),
+    instruction: z.string().default(instruction).describe("what the model is asked"),
+    maxFrames: z.int().min(1).max(maxFrames).default(32).describe("frames seen, spread over the clip"),
+    ...writingOptions,
+    dtype: z.enum(["float32", "bfloat16"]).optional().describe("precision of the weights; as stored when absent"),
+  });
+export type CaptionOptions = z.output<ReturnType<typeof captionOptions>>;
+
 /** How tokens are chosen: what the request says, else what the checkpoint's makers say. */
 export function choiceOf(
   options: WritingOptions,

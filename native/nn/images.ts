@@ -20,6 +20,18 @@ export interface ImageSettings {
 export function packedImages({ data, count, height, width }: PackedImages): Tensor {
   return scope(() => fromBytes(data, "uint8", [count, height, width, 3]).permute([0, 3, 1, 2]).contiguous());
 }
+/** The same of frames in several pieces, all of one size. */
+export function joinedImages(parts: readonly PackedImages[]): Tensor {
+  const data = new Uint8Array(parts.reduce((sum, part) => sum + part.data.length, 0));
+  let [at, count] = [0, 0];
+  for (const part of parts) {
+    data.set(part.data, at);
+    at += part.data.length;
+    count += part.count;
+  }
+  const { height, width } = parts[0] as PackedImages;
+  return packedImages({ data, count, height, width });
+}
 export interface PackedImages {
   readonly data: Uint8Array;
   readonly count: number;

@@ -13,10 +13,11 @@ export {
 export { KVCache } from "./cache.ts";
 export * from "./decoder.ts";
 export * from "./encoder.ts";
+export { ImageFeatures, type Placement, unit, visionTowerOf, wholeOf } from "./features.ts";
 export * from "./fused.ts";
 export { withoutFusion } from "./fusion.ts";
 export * from "./generate.ts";
-export { type ImageSettings, type PackedImages, packedImages, preprocessImages } from "./images.ts";
+export { type ImageSettings, joinedImages, type PackedImages, packedImages, preprocessImages } from "./images.ts";
 export * from "./init.ts";
 export * from "./layers.ts";
 export * from "./linear.ts";

@@ -4,23 +4,19 @@ import { dirname, join } from "node:path";
 import {
   bytesOf,
   type Checkpoint,
-  type Device,
   type DType,
   type ImageSettings,
   openCheckpoint,
+  type Placement,
+  visionTowerOf,
   type Weights,
-  weightsOf,
+  wholeOf,
 } from "../../native/index.ts";
 import { readPreprocessor, WaverError, z } from "../index.ts";
 import { readJson } from "../language.ts";
 import { Clip, ClipVision } from "./model.ts";
 import { isOriginal, knownTower, originalVision } from "./original.ts";
 import { ClipConfig, VisionConfig } from "./params.ts";
-
-export interface Settings {
-  readonly device: Device;
-  readonly dtype?: DType | undefined;
-}
 
 /** Radford et al. 2021: mean and deviation of the training images. */
 const MEAN = [0.48145466, 0.4578275, 0.40821073];
@@ -58,23 +54,11 @@ export function readConfig(folder: string): Folder {
 /** The folder itself, or a file's. */
 const folderOf = (path: string): string => (path.endsWith(".safetensors") ? dirname(path) : path);
 
-/** Position ids are counters that older checkpoints store among the weights. */
-const wholeOf = (file: Checkpoint): Weights =>
-  weightsOf(file, (key) => (key.endsWith(".position_ids") ? undefined : key));
-
 const PROJECTION = "visual_projection.weight";
 
-/** The vision tower's part of a file. Transformers 5 stores a tower alone without the name that it has in the whole model. */
-function visionOf(file: Checkpoint): Weights {
-  if (isOriginal(file)) return originalVision(file);
-  const tower = "vision_model.";
-  const isBare = file.has("embeddings.patch_embedding.weight");
-  return weightsOf(file, (key) => {
-    if (key.endsWith(".position_ids")) return undefined;
-    if (key === PROJECTION) return key;
-    return isBare ? tower + key : key.startsWith(tower) ? key : undefined;
-  });
-}
+/** The vision tower's part of a file. */
+const visionOf = (file: Checkpoint): Weights =>
+  isOriginal(file) ? originalVision(file) : visionTowerOf(file, PROJECTION);
 
 /** Bytes of the vision tower's weights, from the headers alone. */
 export function visionBytes(folder: string, dtype?: DType): number {
@@ -89,7 +73,7 @@ export function wholeBytes(folder: string, dtype?: DType): number {
 }
 
 /** The vision tower of a folder or a file, with its projection where there is one. */
-export function loadVision(folder: string, settings: Settings): { model: ClipVision; config: VisionConfig } {
+export function loadVision(folder: string, settings: Placement): { model: ClipVision; config: VisionConfig } {
   using file = openCheckpoint(folder);
   const weights = visionOf(file);
   const beside = folderOf(folder);
@@ -99,7 +83,7 @@ export function loadVision(folder: string, settings: Settings): { model: ClipVis
 }
 
 /** Both towers. */
-export function loadClip(folder: string, settings: Settings): { model: Clip; config: ClipConfig } {
+export function loadClip(folder: string, settings: Placement): { model: Clip; config: ClipConfig } {
   const { whole } = readConfig(folder);
   if (whole === undefined)
     throw new WaverError("checkpoint_invalid", `${folder} holds CLIP's vision tower alone; texts need the whole model`);

@@ -12,13 +12,14 @@ import {
   setThreads,
   type Tensor,
   tensor,
+  unit,
 } from "../../native/index.ts";
 import { testContext } from "../../test/support/context.ts";
 import type { ClipFrames, FrameBatch } from "../index.ts";
 import { checkPlugin, failures } from "../testing.ts";
 import { loadClip, loadVision, readConfig, visionBytes } from "./checkpoint.ts";
 import plugin from "./index.ts";
-import { Clip, unit } from "./model.ts";
+import { Clip } from "./model.ts";
 import { ClipConfig } from "./params.ts";
 
 setThreads(1);

@@ -12,13 +12,14 @@ import {
   scope,
   setThreads,
   tensor,
+  unit,
 } from "../../native/index.ts";
 import { makeClip } from "../../test/support/clips.ts";
 import { testContext } from "../../test/support/context.ts";
 import type { FrameBatch } from "../index.ts";
 import { imageSettings, loadClip } from "./checkpoint.ts";
 import { ClipJudge } from "./judge.ts";
-import { Clip, unit } from "./model.ts";
+import { Clip } from "./model.ts";
 import { ClipConfig } from "./params.ts";
 import { ClipTokenizer } from "./tokenizer.ts";
 

@@ -8,11 +8,13 @@ import {
   cat,
   type ImageSettings,
   inferenceMode,
+  type Placement,
   packedImages,
   preprocessImages,
   scope,
   type Tensor,
   tensor,
+  unit,
 } from "../../native/index.ts";
 import {
   type Context,
@@ -23,8 +25,8 @@ import {
   Scores,
   WaverError,
 } from "../index.ts";
-import { imageSettings, loadClip, type Settings } from "./checkpoint.ts";
-import { type Clip, unit } from "./model.ts";
+import { imageSettings, loadClip } from "./checkpoint.ts";
+import type { Clip } from "./model.ts";
 import { ClipTokenizer } from "./tokenizer.ts";
 
 /** As the embedder sees clips. */
@@ -53,7 +55,7 @@ export class ClipJudge implements Disposable {
     this.#device = device;
   }
 
-  static load(folder: string, settings: Settings): ClipJudge {
+  static load(folder: string, settings: Placement): ClipJudge {
     const tokenizer = ClipTokenizer.load(folder);
     const { model, config } = loadClip(folder, settings);
     const { max_position_embeddings } = config.text;

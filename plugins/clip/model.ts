@@ -19,6 +19,7 @@ import {
   resizePositions,
   scope,
   type Tensor,
+  unit,
 } from "../../native/index.ts";
 import { WaverError } from "../index.ts";
 import type { ClipConfig, TextConfig, VisionConfig } from "./params.ts";
@@ -224,6 +225,3 @@ export class Clip extends Module {
 
 const projection = (from: number, to: number): Linear =>
   new Linear(from, to, { bias: false, init: normalInit(from ** -0.5) });
-
-/** [.. E] scaled to length 1 */
-export const unit = (x: Tensor): Tensor => scope(() => x.div(x.norm(2, -1, true)));

@@ -2,10 +2,10 @@
 import {
   bytesOf,
   type Checkpoint,
-  type Device,
   type DType,
   type ImageSettings,
   openCheckpoint,
+  type Placement,
   type Weights,
   weightsOf,
 } from "../../native/index.ts";
@@ -13,11 +13,6 @@ import { readPreprocessor } from "../index.ts";
 import { readJson } from "../language.ts";
 import { Dinov2 } from "./model.ts";
 import { Dinov2Config } from "./params.ts";
-
-export interface Settings {
-  readonly device: Device;
-  readonly dtype?: DType | undefined;
-}
 
 /** Mean and deviation of ImageNet, which all published weights were trained with. */
 export const MEAN = [0.485, 0.456, 0.406] as const;
@@ -39,7 +34,7 @@ export function weightBytes(folder: string, dtype?: DType): number {
   return bytesOf(networkOf(file), dtype);
 }
 
-export function loadDinov2(folder: string, settings: Settings): { model: Dinov2; config: Dinov2Config } {
+export function loadDinov2(folder: string, settings: Placement): { model: Dinov2; config: Dinov2Config } {
   const config = readConfig(folder);
   using file = openCheckpoint(folder);
   return { model: new Dinov2(config).load(networkOf(file), settings), config };

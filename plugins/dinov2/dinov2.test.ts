@@ -178,7 +178,7 @@ describe("providers", () => {
       expect(allClose(noGrad(() => images.features(mean)).at(-1) as Tensor, want[0], { atol: 1e-5 })).toBe(true);
     });
     const data = new Uint8Array(3 * 40 * 30 * 3).map((_, i) => (i * 7) % 255);
-    const sum = images.sumOf({ data, count: 3, width: 40, height: 30, format: "rgb24", times: [0, 1, 2] });
+    const sum = images.sumOf({ data, count: 3, width: 40, height: 30 });
     expect(sum.length).toBe(30);
   });
 });

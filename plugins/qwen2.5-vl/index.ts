@@ -1,6 +1,6 @@
 /** Qwen2.5-VL: captions of clips by a checkpoint on this machine. */
 import { definePlugin, provide, WaverError, z } from "../index.ts";
-import { writingOptions } from "../language.ts";
+import { captionOptions } from "../language.ts";
 
 const config = z.strictObject({
   path: z.string().optional().meta({ description: "folder of the checkpoint, when the request names none" }),
@@ -28,17 +28,10 @@ export default definePlugin({
       summary: "captions by Qwen2.5-VL on this machine, from frames of the clip as one video",
       source: "Bai et al. 2025, arXiv 2502.13923; Waver 3.3 (what a caption covers)",
       runs: "device",
-      options: z.strictObject({
-        path: z.string().optional().describe("folder with config.json, weights, tokenizer and chat template"),
-        instruction: z
-          .string()
-          .default(
-            "Describe this video clip in one paragraph: subjects, their actions in order, background, camera motion, style and spatial relations as the viewer sees them. Say only what can be seen.",
-          )
-          .describe("what the model is asked"),
-        maxFrames: z.int().min(1).max(256).default(32).describe("frames seen, spread over the clip"),
-        ...writingOptions,
-        dtype: z.enum(["float32", "bfloat16"]).optional().describe("precision of the weights; as stored when absent"),
+      options: captionOptions({
+        maxFrames: 256,
+        instruction:
+          "Describe this video clip in one paragraph: subjects, their actions in order, background, camera motion, style and spatial relations as the viewer sees them. Say only what can be seen.",
       }),
       // Two frames a second (the reference's own rate); both sides are multiples of 28, a block of the vision tower.
       traits: { view: { width: 448, height: 336, fit: "cover", rate: 2, format: "rgb24", batch: 4 } },
@@ -48,8 +41,8 @@ export default definePlugin({
       },
       async load({ path, dtype }, ctx) {
         const folder = modelOf(path);
-        const { Captioner } = await import("./caption.ts");
-        return new Captioner(folder, { device: ctx.device, dtype });
+        const { openCaptioner } = await import("./caption.ts");
+        return openCaptioner(folder, { device: ctx.device, dtype });
       },
       run: (input, { state, options, ctx }) => state.caption(input, options, ctx),
     }),

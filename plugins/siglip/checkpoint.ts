@@ -1,23 +1,17 @@
 /** Folders of SigLIP in Transformers' layout: the vision tower, or both, from whichever holds it. */
 import {
   bytesOf,
-  type Checkpoint,
-  type Device,
   type DType,
   type ImageSettings,
   openCheckpoint,
-  type Weights,
-  weightsOf,
+  type Placement,
+  visionTowerOf,
+  wholeOf,
 } from "../../native/index.ts";
 import { readPreprocessor, WaverError, z } from "../index.ts";
 import { readJson } from "../language.ts";
 import { Siglip, SiglipVision } from "./model.ts";
 import { SiglipConfig, VisionConfig } from "./params.ts";
-
-export interface Settings {
-  readonly device: Device;
-  readonly dtype?: DType | undefined;
-}
 
 const Kind = z.object({
   architectures: z.array(z.string()).nullish(),
@@ -47,34 +41,20 @@ export function readConfig(folder: string): Folder {
   return { vision: whole.vision_config, whole };
 }
 
-/** Position ids are counters that older checkpoints store among the weights. */
-const wholeOf = (file: Checkpoint): Weights =>
-  weightsOf(file, (key) => (key.endsWith(".position_ids") ? undefined : key));
-
-/** The vision tower's part of a file. Transformers 5 stores a tower alone without the name that it has in the whole model. */
-function visionOf(file: Checkpoint): Weights {
-  const tower = "vision_model.";
-  const isBare = file.has("embeddings.patch_embedding.weight");
-  return weightsOf(file, (key) => {
-    if (key.endsWith(".position_ids")) return undefined;
-    return isBare ? tower + key : key.startsWith(tower) ? key : undefined;
-  });
-}
-
 /** Bytes of the vision tower's weights, from the headers alone. */
 export function visionBytes(folder: string, dtype?: DType): number {
   using file = openCheckpoint(folder);
-  return bytesOf(visionOf(file), dtype);
+  return bytesOf(visionTowerOf(file), dtype);
 }
 
-export function loadVision(folder: string, settings: Settings): { model: SiglipVision; config: VisionConfig } {
+export function loadVision(folder: string, settings: Placement): { model: SiglipVision; config: VisionConfig } {
   const { vision: config } = readConfig(folder);
   using file = openCheckpoint(folder);
-  return { model: new SiglipVision(config).load(visionOf(file), settings), config };
+  return { model: new SiglipVision(config).load(visionTowerOf(file), settings), config };
 }
 
 /** Both towers. */
-export function loadSiglip(folder: string, settings: Settings): { model: Siglip; config: SiglipConfig } {
+export function loadSiglip(folder: string, settings: Placement): { model: Siglip; config: SiglipConfig } {
   const { whole } = readConfig(folder);
   if (whole === undefined)
     throw new WaverError(

@@ -16,6 +16,7 @@ import {
   resizePositions,
   scope,
   type Tensor,
+  unit,
   zerosInit,
 } from "../../native/index.ts";
 import { WaverError } from "../index.ts";
@@ -158,6 +159,3 @@ export class Siglip extends Module {
     );
   }
 }
-
-/** [.. E] scaled to length 1 */
-export const unit = (x: Tensor): Tensor => scope(() => x.div(x.norm(2, -1, true)));

@@ -1,6 +1,6 @@
 /** VideoLLaMA3, the network that Waver's quality model is made of: here as a captioner of clips. */
 import { definePlugin, provide, WaverError, z } from "../index.ts";
-import { writingOptions } from "../language.ts";
+import { captionOptions } from "../language.ts";
 
 const config = z.strictObject({
   path: z.string().optional().meta({ description: "folder of the checkpoint, when the request names none" }),
@@ -28,17 +28,10 @@ export default definePlugin({
       summary: "captions by VideoLLaMA3 on this machine, from frames of the clip with their times",
       source: "Zhang et al. 2025, arXiv 2501.13106; Waver 3.2 trains its quality model from it",
       runs: "device",
-      options: z.strictObject({
-        path: z.string().optional().describe("folder with config.json, weights, tokenizer and chat template"),
-        instruction: z
-          .string()
-          .default(
-            "Describe this video in one paragraph: subjects, their actions in order, background, camera motion and style. Say only what can be seen.",
-          )
-          .describe("what the model is asked"),
-        maxFrames: z.int().min(1).max(180).default(32).describe("frames seen, spread over the clip"),
-        ...writingOptions,
-        dtype: z.enum(["float32", "bfloat16"]).optional().describe("precision of the weights; as stored when absent"),
+      options: captionOptions({
+        maxFrames: 180,
+        instruction:
+          "Describe this video in one paragraph: subjects, their actions in order, background, camera motion and style. Say only what can be seen.",
       }),
       // One frame a second is the reference's own rate; two show what happens in clips of 2 to 10 seconds. Sides are multiples of 28.
       traits: { view: { width: 448, height: 336, fit: "cover", rate: 2, format: "rgb24", batch: 4 } },
@@ -48,8 +41,8 @@ export default definePlugin({
       },
       async load({ path, dtype }, ctx) {
         const folder = modelOf(path);
-        const { Captioner } = await import("./caption.ts");
-        return new Captioner(folder, { device: ctx.device, dtype });
+        const { openCaptioner } = await import("./caption.ts");
+        return openCaptioner(folder, { device: ctx.device, dtype });
       },
       run: (input, { state, options, ctx }) => state.caption(input, options, ctx),
     }),

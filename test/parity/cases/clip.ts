@@ -1,7 +1,6 @@
 /** CLIP: the vision tower with and without projection, and both towers together. */
-import { scope, type Tensor } from "../../../native/index.ts";
+import { scope, type Tensor, unit } from "../../../native/index.ts";
 import { loadClip, loadVision } from "../../../plugins/clip/checkpoint.ts";
-import { unit } from "../../../plugins/clip/model.ts";
 import { defineCase, type Produce } from "../case.ts";
 import type { Golden } from "../golden.ts";
 import { toTensor } from "../tensors.ts";

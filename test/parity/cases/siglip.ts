@@ -1,7 +1,6 @@
 /** SigLIP: both towers and their logits. */
-import { scope } from "../../../native/index.ts";
+import { scope, unit } from "../../../native/index.ts";
 import { loadSiglip } from "../../../plugins/siglip/checkpoint.ts";
-import { unit } from "../../../plugins/siglip/model.ts";
 import { defineCase } from "../case.ts";
 import { toTensor } from "../tensors.ts";
 
