@@ -62,12 +62,12 @@ export function withBlockPolicy<T>(chosen: BlockPolicy | null, fn: () => T): T {
   }
 }
 
-/** Runs `fn` (synchronous) with a shortcut around blocks. */
+/** Runs `fn` (synchronous) with a shortcut around blocks. No scope: a pass may leave more behind than it returns. */
 export function withShortcut<T>(chosen: Shortcut | null, fn: () => T): T {
   const before = shortcut;
   shortcut = chosen;
   try {
-    return scope(fn);
+    return fn();
   } finally {
     shortcut = before;
   }
