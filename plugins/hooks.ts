@@ -40,7 +40,7 @@ import {
  * Minor: a new hook or an optional field. Major: anything else. 0.x until generation, curation and training have all been
  * built on it, and there both stand one place further right.
  */
-export const HOOK_API = "0.1.4";
+export const HOOK_API = "0.1.5";
 
 export type Mode = "pick" | "chain" | "gather";
 
@@ -174,7 +174,8 @@ export const hooks = {
     "pick",
     local<AccelerateRequest>("an accelerate request"),
     local<Accelerator>("an accelerator"),
-    none,
+    // whether it may be used where passes are spread over several ranks: then it must not look into a pass
+    z.object({ ranks: z.boolean() }),
     "leaves out of a denoiser's passes what hardly changes between steps",
     { portable: false, since: "0.1.3" },
   ),

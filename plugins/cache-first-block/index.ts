@@ -37,7 +37,7 @@ export default definePlugin({
             "make each sample a second time without the cache, and say how far off it is and what motion was lost",
           ),
       }),
-      traits: {},
+      traits: { ranks: false },
       async run(request, { options }) {
         const { FirstBlock } = await import("./first-block.ts");
         return new FirstBlock(options, request.memory);
