@@ -11,7 +11,17 @@ import type { Savings } from "./acceleration.ts";
 
 setThreads(1);
 setDefaultTimeout(60_000); // seconds of work on a loaded machine
-const plugins = ["t5", "wan", "wan-vae", "waver", "flow", "guide-cfg", "cache-first-block", "storage-local"];
+const plugins = [
+  "t5",
+  "wan",
+  "wan-vae",
+  "waver",
+  "flow",
+  "guide-cfg",
+  "cache-first-block",
+  "cache-taylor",
+  "storage-local",
+];
 const wan = join(import.meta.dir, "../../test/golden/pipeline_wan_t2v/pipeline");
 const scratch = mkdtempSync(join(tmpdir(), "acceleration-"));
 const waver = join(scratch, "waver");
@@ -96,8 +106,10 @@ describe.each([
   });
 });
 
-test("samples of a batch are those that each would be alone", async () => {
-  const cache = { id: "first-block", threshold: 0.5 };
+test.each([
+  { id: "first-block", threshold: 0.5 },
+  { id: "taylor", whole: 1 },
+])("$id: samples of a batch are those that each would be alone", async (cache) => {
   const prompts = ["a ball", "two blue squares on a long grey road"];
   const together = await alone({ ...request, prompt: prompts, batchSize: 2, cache });
   for (const [i, prompt] of prompts.entries()) {
@@ -117,6 +129,9 @@ test("of two denoisers each begins with a whole pass", async () => {
   writeFileSync(index, JSON.stringify({ ...json, transformer_2: json["transformer"], boundary_ratio: 0.8 }));
   const { cache } = await alone({ ...request, model, cache: { id: "first-block", threshold: HUGE } });
   expect(cache).toMatchObject({ passes: 2 * NUM_STEPS, cutPasses: 2 * (NUM_STEPS - 2) });
+  // each runs in its first step, then all but the third is extrapolated
+  const taylor = await alone({ ...request, model, cache: { id: "taylor", whole: 1, interval: 100 } });
+  expect(taylor.cache).toMatchObject({ passes: 2 * NUM_STEPS, cutPasses: 2 * (NUM_STEPS - 4) });
 });
 
 test("a guide that asks several times in a step gets an answer to each", async () => {
@@ -145,7 +160,10 @@ test("a guide that asks several times in a step gets an answer to each", async (
   });
 });
 
-test("a killed job goes on with what its cache remembered", async () => {
+test.each([
+  { id: "first-block", threshold: 0.4 },
+  { id: "taylor", order: 2 },
+])("$id: a killed job goes on with what its cache remembered", async (cache) => {
   const numSteps = 24;
   /** A network that takes its time, so that progress is worth saving. */
   const slow = (onStep: (step: number) => void) =>
@@ -163,8 +181,8 @@ test("a killed job goes on with what its cache remembered", async () => {
           return predict("negative").add(predict("positive").sub(predict("negative")).mul(3));
         },
     });
-  const input = { ...request, numSteps, guide: { id: "slow" }, cache: { id: "first-block", threshold: 0.4 } };
-  const home = join(scratch, "killed");
+  const input = { ...request, numSteps, guide: { id: "slow" }, cache };
+  const home = join(scratch, `killed-${cache.id}`);
   {
     await using ctx = await open({ home, provide: [slow((step) => void (step === 18 && ctx.cancel()))] });
     expect(await run(ctx, input).catch((error: WaverError) => error.code)).toBe("cancelled");
@@ -180,7 +198,7 @@ test("a killed job goes on with what its cache remembered", async () => {
   expect(counted(resumed.cache as Savings)).toEqual(counted(uninterrupted.cache as Savings));
   expect(resumed.cache?.cutPasses).toBeGreaterThan(0);
   expect(resumed.cache?.cutPasses).toBeLessThan(3 * (numSteps - 1));
-}, 60_000);
+});
 
 test("the recipe names the cache", async () => {
   await using ctx = await open();
@@ -190,11 +208,12 @@ test("the recipe names the cache", async () => {
   });
 });
 
-test("ranks and a cache exclude each other", async () => {
+test("what ranks would have to agree on is refused on several, naming what is not", async () => {
   await using ctx = await open();
   const refused = run(ctx, { ...request, ranks: 2, cache: { id: "first-block" } });
-  expect(await refused.catch((error: WaverError) => [error.code, error.message])).toEqual([
+  expect(await refused.catch(({ code, message, hint }: WaverError) => [code, message, hint])).toEqual([
     "invalid_input",
-    expect.stringContaining("one rank only"),
+    expect.stringContaining("cache first-block works on one rank only"),
+    expect.stringContaining("use cache taylor"),
   ]);
 });

@@ -139,7 +139,7 @@ class Planner {
         const pass = (branch: PassOf["branch"]) => () => {
           const whole = () => engine.forward(network, told);
           const of = { network: i, branch, call: 0, step: 0, numSteps: shape.numSteps };
-          return accelerator === undefined ? whole() : accelerator.during(of, whole);
+          void (accelerator === undefined ? whole() : accelerator.during(of, whole));
         };
         this.#stage({ stage: "denoise", component, passes: cold * batches, besideBytes }, network, pass("positive"));
         const kept = engine.outlinedBytes() - before;

@@ -89,10 +89,17 @@ export const generate = defineOperation({
   ],
   async run(asked, picks, ctx) {
     const cache = picks["cache"] as Pick | undefined;
-    if (cache !== undefined && ranksOf(asked) !== null)
-      throw new WaverError("invalid_input", "cache works on one rank only: ranks would have to decide alike", {
-        hint: "leave cache out, or ranks",
-      });
+    const accelerators = ctx.providers("accelerate");
+    if (ranksOf(asked) !== null && accelerators.some(({ id, traits }) => id === cache?.id && !traits.ranks)) {
+      const others = accelerators.flatMap(({ id, traits }) => (traits.ranks ? [id] : []));
+      throw new WaverError(
+        "invalid_input",
+        `cache ${cache?.id} works on one rank only: ranks would have to decide alike`,
+        {
+          hint: `leave ranks out, or cache${others.length === 0 ? "" : `, or use cache ${others.join(" or ")}`}`,
+        },
+      );
+    }
     const model = await openPipeline(asked.model, asked.component, ctx);
     const { request, samples } = await rewritten(asked, picks, model, ctx);
     const plan = await planned(request, picks, model, ctx);

@@ -100,6 +100,15 @@ test("LoRAs are on every rank, and off again for the next job", async () => {
   expect(await daemon.generated("wan", { ...replicas, lora: specs })).toEqual(alone);
 });
 
+test("what a network says is extrapolated from the same steps on any number of ranks", async () => {
+  const cached = { seed: 5, cache: { id: "taylor", whole: 1 } };
+  const alone = await daemon.generated("waver", cached);
+  expect(distance(alone, await daemon.generated("waver", { seed: 5 }))).toBeGreaterThan(1e-3);
+  expect(distance(await daemon.generated("waver", { ...cached, ranks: 2 }), alone)).toBeLessThanOrEqual(FLOAT32);
+  const replicas = { ranks: 2, parallel: { replicas: 2 } };
+  expect(await daemon.generated("waver", { ...cached, ...replicas })).toEqual(alone);
+});
+
 test("every rank listens on loopback only (reliability.md S5)", async () => {
   await daemon.generated("wan", { ranks: 2, seed: 8 });
   const ranks = daemon.ranks();

@@ -19,8 +19,9 @@ export class Branches {
     if (together === undefined) return (branch) => network.forward(input(branch));
     const done = new Map<Branch, Tensor>();
     const begin = this.#guides;
-    this.#guides = false;
     return (branch) => {
+      // a step in which nobody asks says nothing about the guide
+      if (done.size === 0) this.#guides = false;
       this.#guides ||= branch === "negative";
       const known = done.get(branch);
       if (known !== undefined) return known;

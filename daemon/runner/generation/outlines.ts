@@ -118,9 +118,9 @@ export interface Told {
 }
 
 /** One pass through a denoiser. */
-export function forward(network: Denoiser, { shape, batch, texts, known, image }: Told): void {
+export function forward(network: Denoiser, { shape, batch, texts, known, image }: Told): Tensor {
   const [text, text2] = texts;
-  network.forward({
+  return network.forward({
     latents: shaped(batch, ...shape.slice(1)),
     t: ones([batch], { dtype: "float64", device: "meta" }),
     text: text as Conditioning,
