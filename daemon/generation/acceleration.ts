@@ -151,7 +151,7 @@ export function savingsOf(by: string, pairs: readonly Pair[], drift: readonly Dr
   })) as [z.output<typeof Timed>, z.output<typeof Timed>];
   const passes = whole.passes + cut.passes;
   const taken = whole.seconds + cut.seconds;
-  const had = whole.passes === 0 ? undefined : (passes * whole.seconds) / whole.passes;
+  const had = whole.passes === 0 ? undefined : (passes / whole.passes) * whole.seconds;
   const both = pairs.map(({ denoised, plain }) => [denoised.seconds, plain?.seconds] as const);
   const isTimed = both.every(([a, b]) => a !== undefined && b !== undefined);
   const total = (which: 0 | 1): number => both.reduce((all, pair) => all + (pair[which] ?? 0), 0);
