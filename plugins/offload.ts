@@ -10,6 +10,22 @@ export type Offload = z.output<typeof Offload>;
 export const OFFLOAD =
   "weights of a network's blocks on the device around their turns only, for a network larger than its memory: auto does so where it does not fit";
 
+/** What else a request does with the same weights, before anything is started. */
+export function* problemsOfOffload(request: {
+  readonly offload: Offload;
+  readonly weights?: string | undefined;
+  readonly parallel?: { readonly shardWeights: boolean } | undefined;
+}): Generator<[field: "offload", problem: string]> {
+  if (request.offload !== "blocks") return;
+  if (request.parallel?.shardWeights === true)
+    yield ["offload", "parallel.shardWeights already leaves a part of the weights on each rank: use one of the two"];
+  if (request.weights !== undefined)
+    yield [
+      "offload",
+      `weights that come and go are read as they are stored, not in ${request.weights}: use one of the two`,
+    ];
+}
+
 /** Whether a provider says that its blocks can come and go. */
 export const canOffload = (hook: "family" | "encodeText", id: string, ctx: Pick<Context, "providers">): boolean =>
   ctx

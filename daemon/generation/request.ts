@@ -5,6 +5,7 @@ import {
   type LatentSpec,
   OFFLOAD,
   Offload,
+  problemsOfOffload,
   type SampleDefaults,
   Task,
   WaverError,
@@ -121,15 +122,9 @@ function* problemsOf(
   if (fields.prompt.some((text) => text.trim() === "")) yield ["prompt", "it is empty; say in words what to show"];
   if (numFrames !== undefined && seconds !== undefined) yield ["seconds", "give either seconds or numFrames"];
   yield* problemsOfRanks(request.ranks, request.parallel);
-  if (request.parallel?.shardWeights === true && request.offload === "blocks")
-    yield ["offload", "parallel.shardWeights already leaves a part of the weights on each rank: use one of the two"];
+  yield* problemsOfOffload(request);
   const graph = request.graph ? graphProblem(request) : undefined;
   if (graph !== undefined) yield ["graph", graph];
-  if (request.weights !== undefined && request.offload === "blocks")
-    yield [
-      "offload",
-      `weights that come and go are read as they are stored, not in ${request.weights}: use one of the two`,
-    ];
   if (request.parallel?.shardWeights === true && [...request.lora, ...(request.lora2 ?? [])].length > 0)
     yield [
       "parallel",

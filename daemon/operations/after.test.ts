@@ -136,10 +136,9 @@ test("what is wrong is said in a sentence", async () => {
     code: "media_missing",
   });
   expect(await failure(refine, { video, model: refined, scale: 9 })).toMatchObject({ code: "invalid_input" });
-  expect(await failure(refine, { video, model: refined, weights: "fp8", offload: "blocks" })).toMatchObject({
-    code: "invalid_input",
-    message: "weights that come and go are read as they are stored, not in fp8",
-  });
+  expect((await failure(refine, { video, model: refined, weights: "fp8", offload: "blocks" })).message).toContain(
+    "weights that come and go are read as they are stored, not in fp8",
+  );
   expect(
     await failure(merge, { checkpoints: [model, join(scratch, "none")], output: join(scratch, "x") }),
   ).toMatchObject({ code: "checkpoint_missing" });

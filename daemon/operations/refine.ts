@@ -12,6 +12,7 @@ import {
   Offload,
   type Pick,
   type Picks,
+  problemsOfOffload,
   WaverError,
   WEIGHTS,
   WeightForm,
@@ -41,8 +42,8 @@ const Fields = z.strictObject({
   output: z.string().optional().meta({ description: "file for the result", format: "path" }),
   keepLatents: z.boolean().default(false).meta({ description: "keep the refined latents beside the video" }),
 });
-const input = Fields.superRefine(({ ranks, parallel }, ctx) => {
-  for (const [path, message] of problemsOfRanks(ranks, parallel))
+const input = Fields.superRefine((request, ctx) => {
+  for (const [path, message] of [...problemsOfRanks(request.ranks, request.parallel), ...problemsOfOffload(request)])
     ctx.addIssue({ code: "custom", path: [path], message });
 });
 
@@ -93,10 +94,6 @@ async function run(request: z.output<typeof input>, picks: Picks, ctx: Context):
       hint: "leave offload out",
     });
   const { weights } = request;
-  if (weights !== undefined && request.offload === "blocks")
-    throw new WaverError("invalid_input", `weights that come and go are read as they are stored, not in ${weights}`, {
-      hint: "use one of the two: offload, or weights in 8 bits",
-    });
   if (weights !== undefined && provider?.options.includes("weights") !== true)
     throw new WaverError("needs_unmet", `${picked.id} keeps its weights as they are stored, not in ${weights}`, {
       hint: "leave weights out",

@@ -39,6 +39,11 @@ describe.each(["wan", "waver"] as const)("%s: the latents of one rank", (family)
   test("two replicas give it to the bit: whole passes are only placed elsewhere", async () => {
     expect(await daemon.generated(family, { ranks: 2, parallel: { replicas: 2 } })).toEqual(alone);
   });
+
+  test("weights that come and go on every rank change no number", async () => {
+    expect(await daemon.generated(family, { offload: "blocks" })).toEqual(alone);
+    expect(await daemon.generated(family, { ranks: 2, parallel: "cfg", offload: "blocks" })).toEqual(alone);
+  });
 });
 
 test.each(["int8", "fp8"] as const)("weights in %s are those of one rank, also in parts", async (weights) => {
@@ -138,6 +143,12 @@ test.each([
     "wan",
     { ranks: 2, parallel: { shardWeights: true }, lora: ["style.safetensors"] },
     "LoRA needs whole weights",
+  ],
+  [
+    "weights in parts that also come and go",
+    "wan",
+    { ranks: 2, parallel: { shardWeights: true }, offload: "blocks" },
+    "parallel.shardWeights already leaves a part of the weights on each rank",
   ],
 ] as const)("what does not fit is one sentence: %s", async (_, family, more, sentence) => {
   const failure = await daemon.client
