@@ -25,11 +25,11 @@ type Tensors = typeof import("../runner/generation/tensors.ts");
 /** What a component is loaded with. */
 export const optionsOf = (
   { dtype, weights }: GenerateInput,
-  { id, path }: Component,
+  { id, path, options }: Component,
   hook: "family" | "encodeText",
   ctx: Context,
 ): Readonly<Record<string, unknown>> =>
-  inForm({ path, ...(dtype === undefined ? {} : { dtype }) }, weights, { hook, id }, ctx);
+  inForm({ path, ...options, ...(dtype === undefined ? {} : { dtype }) }, weights, { hook, id }, ctx);
 
 export class Conditions implements Disposable {
   readonly #request: GenerateInput;
