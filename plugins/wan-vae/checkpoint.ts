@@ -2,8 +2,7 @@
  * A Wan VAE on disk: Diffusers' folder, or one file under Wan's own names (ComfyUI's are the same), of Wan 2.1 or 2.2.
  * Weights keep the names of their file; `rename` says which of them a weight of the network is.
  */
-import { existsSync, readFileSync, statSync } from "node:fs";
-import { dirname, extname, join } from "node:path";
+import { existsSync } from "node:fs";
 import {
   type Checkpoint,
   type DType,
@@ -12,7 +11,8 @@ import {
   type Tensor,
   type WeightSource,
 } from "../../native/index.ts";
-import { WaverError, z } from "../index.ts";
+import { needSafetensors, statedBeside } from "../beside.ts";
+import { WaverError } from "../index.ts";
 import { VaeConfig } from "./params.ts";
 
 /** The numbers of Wan's own code (wan/modules/vae.py and vae2_2.py): a file of weights does not hold them. */
@@ -88,8 +88,8 @@ export class VaeCheckpoint implements WeightSource, Disposable {
   readonly #isOriginal: boolean;
 
   constructor(path: string) {
-    refuseOthers(path);
-    const stated = statedConfig(path);
+    needSafetensors(path, "VAE", "MODEL/vae");
+    const stated = statedBeside(path, VaeConfig);
     this.#file = openCheckpoint(path);
     try {
       this.#isOriginal = this.#file.has("conv2.weight");
@@ -153,39 +153,9 @@ export class VaeCheckpoint implements WeightSource, Disposable {
   }
 }
 
-/** The config.json of a folder, or the one beside a file if it is a VAE's. */
-function statedConfig(path: string): VaeConfig | undefined {
-  const isFolder = statSync(path).isDirectory();
-  const file = join(isFolder ? path : dirname(path), "config.json");
-  if (!existsSync(file)) return undefined;
-  let json: unknown;
-  try {
-    json = JSON.parse(readFileSync(file, "utf8"));
-  } catch (cause) {
-    throw new WaverError("checkpoint_invalid", `${file} is not JSON`, { cause });
-  }
-  const parsed = VaeConfig.safeParse(json);
-  if (parsed.success) return parsed.data;
-  if (!isFolder) return undefined;
-  throw new WaverError("checkpoint_invalid", `${file}: ${z.prettifyError(parsed.error)}`);
-}
-
-function refuseOthers(path: string): void {
-  if (!existsSync(path))
-    throw new WaverError("checkpoint_missing", `there is no VAE at ${path}`, {
-      hint: "path takes the folder of a VAE, for instance MODEL/vae, or one .safetensors file",
-    });
-  if (statSync(path).isDirectory() || path.endsWith(".safetensors") || path.endsWith(".index.json")) return;
-  throw new WaverError(
-    "checkpoint_invalid",
-    `${path} is a ${extname(path) || "nameless"} file; Wan weights are read from safetensors`,
-    { hint: "use its .safetensors file; `waver convert` makes one of a .pth, .pt or .bin file" },
-  );
-}
-
 /** The configuration of a folder, without its weights. */
 export function configOf(path: string): VaeConfig {
-  const stated = existsSync(path) ? statedConfig(path) : undefined;
+  const stated = existsSync(path) ? statedBeside(path, VaeConfig) : undefined;
   if (stated !== undefined) return stated;
   throw new WaverError("checkpoint_missing", `${path} holds neither weights nor a config.json`);
 }

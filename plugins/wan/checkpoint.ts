@@ -4,8 +4,7 @@
  *
  * Weights keep the names of their file; `rename` says which of them a weight of the network is.
  */
-import { existsSync, readFileSync, statSync } from "node:fs";
-import { dirname, extname, join } from "node:path";
+import { existsSync } from "node:fs";
 import {
   type Checkpoint,
   type DType,
@@ -14,7 +13,8 @@ import {
   type Tensor,
   type WeightSource,
 } from "../../native/index.ts";
-import { WaverError, z } from "../index.ts";
+import { needSafetensors, statedBeside } from "../beside.ts";
+import { WaverError, type z } from "../index.ts";
 import { keepsFloat32, OriginalConfig, WanConfig } from "./params.ts";
 
 /** Names inside a block, ours to Wan's; the second and third norm stand the other way round. */
@@ -85,7 +85,7 @@ export class WanCheckpoint implements WeightSource, Disposable {
   readonly #isOriginal: boolean;
 
   constructor(path: string) {
-    refuseOthers(path);
+    needSafetensors(path, "checkpoint", "MODEL/transformer");
     const stated = statedConfig(path);
     this.#file = openCheckpoint(path);
     try {
@@ -211,46 +211,16 @@ function namingOf(file: Checkpoint, path: string): { prefix: string; isOriginal:
   );
 }
 
-type Stated = { form: "diffusers"; config: WanConfig } | { form: "original"; config: OriginalConfig };
+const Original = OriginalConfig.transform((config) => ({ form: "original" as const, config }));
+const Diffusers = WanConfig.transform((config) => ({ form: "diffusers" as const, config }));
 
 /** The config.json of a folder, or the one beside a file if it is a Wan transformer's. */
-function statedConfig(path: string): Stated | undefined {
-  const isFolder = statSync(path).isDirectory();
-  const file = join(isFolder ? path : dirname(path), "config.json");
-  if (!existsSync(file)) return undefined;
-  let json: unknown;
-  try {
-    json = JSON.parse(readFileSync(file, "utf8"));
-  } catch (cause) {
-    throw new WaverError("checkpoint_invalid", `${file} is not JSON`, { cause });
-  }
-  const original = OriginalConfig.safeParse(json);
-  if (original.success) return { form: "original", config: original.data };
-  const diffusers = WanConfig.safeParse(json);
-  if (diffusers.success) return { form: "diffusers", config: diffusers.data };
-  if (!isFolder) return undefined;
-  throw new WaverError("checkpoint_invalid", `${file}: ${z.prettifyError(diffusers.error)}`);
-}
+const statedConfig = (path: string): z.output<typeof Original | typeof Diffusers> | undefined =>
+  statedBeside<typeof Original | typeof Diffusers>(path, Original, Diffusers);
 
 /** The configuration of a folder in Diffusers' layout, without its weights. */
 export function configOf(path: string): WanConfig {
   const stated = existsSync(path) ? statedConfig(path) : undefined;
   if (stated?.form === "diffusers") return stated.config;
   throw new WaverError("checkpoint_missing", `${path} holds neither weights nor a config.json in Diffusers' form`);
-}
-
-/** What cannot be read here, said in a sentence. */
-function refuseOthers(path: string): void {
-  if (!existsSync(path))
-    throw new WaverError("checkpoint_missing", `there is no checkpoint at ${path}`, {
-      hint: "path takes the folder of a transformer, for instance MODEL/transformer, or one .safetensors file",
-    });
-  if (statSync(path).isDirectory() || path.endsWith(".safetensors") || path.endsWith(".index.json")) return;
-  throw new WaverError(
-    "checkpoint_invalid",
-    `${path} is a ${extname(path) || "nameless"} file; Wan weights are read from safetensors`,
-    {
-      hint: "use its .safetensors file; `waver convert` makes one of a .pth, .pt or .bin file",
-    },
-  );
 }
