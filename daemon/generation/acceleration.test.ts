@@ -1,11 +1,13 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openSafetensors, scope, setThreads } from "../../native/index.ts";
 import { type Guide, provide, type WaverError, z } from "../../plugins/index.ts";
 import { runOperation, type TestContext, testContext } from "../../test/support/context.ts";
+import { slowGuide } from "../../test/support/slow-guide.ts";
 import { tinyPipeline } from "../../test/support/tiny-pipeline.ts";
+import { twoDenoisers } from "../../test/support/two-denoisers.ts";
 import { generate } from "../operations/generate.ts";
 import type { Savings } from "./acceleration.ts";
 
@@ -120,13 +122,7 @@ test.each([
 });
 
 test("of two denoisers each begins with a whole pass", async () => {
-  const model = join(scratch, "two");
-  cpSync(wan, model, { recursive: true });
-  cpSync(join(wan, "transformer"), join(model, "transformer_2"), { recursive: true });
-  const index = join(model, "model_index.json");
-  const json = JSON.parse(readFileSync(index, "utf8")) as Record<string, unknown>;
-  rmSync(index);
-  writeFileSync(index, JSON.stringify({ ...json, transformer_2: json["transformer"], boundary_ratio: 0.8 }));
+  const model = twoDenoisers(wan, join(scratch, "two"));
   const { cache } = await alone({ ...request, model, cache: { id: "first-block", threshold: HUGE } });
   expect(cache).toMatchObject({ passes: 2 * NUM_STEPS, cutPasses: 2 * (NUM_STEPS - 2) });
   // each runs in its first step, then all but the third is extrapolated
@@ -165,33 +161,17 @@ test.each([
   { id: "taylor", order: 2 },
 ])("$id: a killed job goes on with what its cache remembered", async (cache) => {
   const numSteps = 24;
-  /** A network that takes its time, so that progress is worth saving. */
-  const slow = (onStep: (step: number) => void) =>
-    provide("guide", {
-      id: "slow",
-      summary: "waits at each step",
-      runs: "device",
-      options: z.strictObject({}),
-      traits: {},
-      run:
-        async (): Promise<Guide> =>
-        ({ predict, step }) => {
-          onStep(step);
-          Bun.sleepSync(150);
-          return predict("negative").add(predict("positive").sub(predict("negative")).mul(3));
-        },
-    });
   const input = { ...request, numSteps, guide: { id: "slow" }, cache };
   const home = join(scratch, `killed-${cache.id}`);
   {
-    await using ctx = await open({ home, provide: [slow((step) => void (step === 18 && ctx.cancel()))] });
+    await using ctx = await open({ home, provide: [slowGuide((step) => void (step === 18 && ctx.cancel()), 3)] });
     expect(await run(ctx, input).catch((error: WaverError) => error.code)).toBe("cancelled");
   }
   const steps: number[] = [];
-  await using again = await open({ home, provide: [slow((step) => void steps.push(step))] });
+  await using again = await open({ home, provide: [slowGuide((step) => void steps.push(step), 3)] });
   const resumed = await run(again, input);
   expect(steps[0]).toBeGreaterThan(0);
-  await using whole = await open({ provide: [slow(() => undefined)] });
+  await using whole = await open({ provide: [slowGuide(() => undefined, 3)] });
   const uninterrupted = await run(whole, input);
   expect(resumed.items[0]?.digest).toBe(uninterrupted.items[0]?.digest as string);
   const counted = ({ blocks, skipped, passes, cutPasses }: Savings) => ({ blocks, skipped, passes, cutPasses });

@@ -1,6 +1,6 @@
 /** LoRAs as a warm runner serves them: step-distilled ones by their recipe, one after another, and one for each of two denoisers. */
 import { afterAll, afterEach, expect, setDefaultTimeout, spyOn, test } from "bun:test";
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import wan from "../../configs/generate/wan.ts";
@@ -15,6 +15,7 @@ import {
 } from "../../native/index.ts";
 import { WanDenoiser } from "../../plugins/wan/denoiser.ts";
 import { leaseOf } from "../../test/support/runner-process.ts";
+import { twoDenoisers } from "../../test/support/two-denoisers.ts";
 import { loadConfig } from "../config.ts";
 import { buildRegistry } from "../plugins/build.ts";
 import type { FromRunner } from "../runner/protocol.ts";
@@ -146,13 +147,7 @@ test("one LoRA after another rides on the network that is there", async () => {
 test("of two denoisers each wears its own LoRA: as if it were part of its weights", async () => {
   /** The pipeline with two denoisers, LoRAs made part of them. */
   const two = (name: string, first: number | null, second: number | null): string => {
-    const folder = join(scratch, name);
-    cpSync(model, folder, { recursive: true });
-    cpSync(join(model, "transformer"), join(folder, "transformer_2"), { recursive: true });
-    const index = join(folder, "model_index.json");
-    const json = JSON.parse(readFileSync(index, "utf8")) as Record<string, unknown>;
-    rmSync(index);
-    writeFileSync(index, JSON.stringify({ ...json, transformer_2: json["transformer"], boundary_ratio: 0.8 }));
+    const folder = twoDenoisers(model, join(scratch, name));
     for (const [part, seed] of [
       ["transformer", first],
       ["transformer_2", second],

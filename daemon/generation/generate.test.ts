@@ -13,6 +13,7 @@ import { WaverParams } from "../../plugins/waver/params.ts";
 import { compare } from "../../test/parity/compare.ts";
 import { Golden } from "../../test/parity/golden.ts";
 import { runOperation, type TestContext, testContext } from "../../test/support/context.ts";
+import { slowGuide } from "../../test/support/slow-guide.ts";
 import { generate } from "../operations/generate.ts";
 
 setThreads(1);
@@ -270,22 +271,6 @@ describe("a model of our own", () => {
   });
 
   test("a killed job goes on at the step where it was", async () => {
-    /** A network that takes its time, so that progress is worth saving. */
-    const slow = (onStep: (step: number) => void) =>
-      provide("guide", {
-        id: "slow",
-        summary: "waits at each step",
-        runs: "device",
-        options: z.strictObject({}),
-        traits: {},
-        run:
-          async (): Promise<Guide> =>
-          ({ predict, step }) => {
-            onStep(step);
-            Bun.sleepSync(150);
-            return predict("positive");
-          },
-      });
     const request = {
       model: wan,
       prompt: "a ball",
@@ -303,7 +288,7 @@ describe("a model of our own", () => {
       await using ctx = await open({
         home,
         provide: [
-          slow((step) => {
+          slowGuide((step) => {
             steps.push(step);
             if (step === 18) ctx.cancel();
           }),
@@ -314,11 +299,11 @@ describe("a model of our own", () => {
       expect(steps.at(-1)).toBe(18);
       steps.length = 0;
     }
-    await using again = await open({ home, provide: [slow((step) => void steps.push(step))] });
+    await using again = await open({ home, provide: [slowGuide((step) => void steps.push(step))] });
     const resumed = await run(again, request);
     expect(steps[0]).toBeGreaterThan(0);
     expect(steps.at(-1)).toBe(23);
-    await using whole = await open({ provide: [slow(() => undefined)] });
+    await using whole = await open({ provide: [slowGuide(() => undefined)] });
     const uninterrupted = await run(whole, request);
     expect(
       distance(
