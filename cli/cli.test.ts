@@ -129,12 +129,50 @@ describe("without a daemon", () => {
     expect(check?.cure).toBeString();
   }, 30_000);
 
+  test("doctor names a plugin that keeps every daemon from starting", async () => {
+    const folder = join(scratch, "broken");
+    mkdirSync(folder);
+    const config = join(folder, "waver.config.json");
+    writeFileSync(config, JSON.stringify({ plugins: { list: [join(folder, "no-plugin")] } }));
+    const broken = await ended(
+      Bun.spawn([process.execPath, join(root, "cli/index.ts"), "doctor", "--json"], {
+        ...{ cwd: folder, env: { ...env, WAVER_HOME: join(folder, "home") } },
+        ...{ stdin: "ignore", stdout: "pipe", stderr: "pipe" },
+      }),
+    );
+    expect(broken.code).toBe(1);
+    const [{ output }] = jsonLines(broken.out) as [
+      { output: { checks: { name: string; state: string; found: string }[] } },
+    ];
+    const check = output.checks.find(({ name }) => name === "plugins");
+    expect(check?.state).toBe("missing");
+    expect(check?.found).toContain("no-plugin");
+    const { out } = await waver("doctor");
+    expect(out).toMatch(/plugins +\d+ can be loaded/);
+  }, 30_000);
+
   test("a daemon that is not there is said to be unreachable", async () => {
     const { code, err } = await waver("jobs", "list", "--url", "http://127.0.0.1:9");
     expect(code).toBe(1);
     expect(err).toStartWith("error daemon_unreachable: ");
   });
 });
+
+test("whoever watches is told when the daemon is killed and nobody starts another", async () => {
+  const home = join(scratch, "killed");
+  const child = start(["tick", "x", "--stages", "s:100000", "--home", home]);
+  const text = child.stdout.getReader();
+  for (let seen = ""; !seen.includes("s "); ) seen += new TextDecoder().decode((await text.read()).value);
+  const status = await waver("status", "--json", "--home", home);
+  const { pid } = (jsonLines(status.out)[0] as { output: Status }).output;
+  process.kill(pid, "SIGKILL");
+  const began = performance.now();
+  const [err, code] = await Promise.all([new Response(child.stderr).text(), child.exited]);
+  console.log(`told after ${((performance.now() - began) / 1000).toFixed(1)} s`);
+  expect(code).toBe(1);
+  expect(err).toStartWith("error daemon_unreachable: the daemon ended while tick was under way");
+  expect(err).toMatch(/waver jobs watch job_\w+ starts one/);
+}, 60_000);
 
 describe("with a daemon", () => {
   test("two commands at once start one, and both are answered", async () => {

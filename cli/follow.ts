@@ -14,6 +14,8 @@ export type Sink = (event: JobEvent, job: Followed) => void;
 
 /** Children are announced by nobody: they are looked for, more often while something happens. */
 const LOOK_MS = { first: 250, most: 1000 } as const;
+/** Seconds without a daemon after which whoever watches is told; one that is started again answers within two. */
+const PATIENCE = 8;
 
 /** Reads to the end of the job and of everything it started. Throws the signal's reason when it is aborted. */
 export async function follow(client: Client, job: JobView, sink: Sink, signal: AbortSignal): Promise<void> {
@@ -26,7 +28,7 @@ async function followAt(client: Client, job: JobView, depth: number, sink: Sink,
   const held: JobEvent[] = [];
   const me = { id: job.id, operation: job.operation, depth };
   try {
-    for await (const event of client.events(job.id, { signal })) {
+    for await (const event of client.events(job.id, { signal, patience: PATIENCE })) {
       // The end is told after the ends of its children, as it happened.
       if (event.type === "state" && event.state !== "queued" && event.state !== "running") held.push(event);
       else sink(event, me);

@@ -53,7 +53,7 @@ export async function watch(client: Client, job: JobView, options: WatchOptions)
       told(job, json, "detached");
       return "detached";
     }
-    if (typeof wish === "object") throw wish.error;
+    if (typeof wish === "object") throw left(wish.error, job);
     const last = await client.job(job.id);
     if (last.state !== "done") throw failureOf(last);
     renderer.result(last);
@@ -92,6 +92,20 @@ class Previews {
       // The job has ended since, or the daemon is being restarted: the picture before stays.
     }
   }
+}
+
+/** The daemon is gone; its job is not. */
+function left(error: unknown, { id, operation }: JobView): unknown {
+  if (!(error instanceof WaverError) || error.code !== "daemon_unreachable") return error;
+  return new WaverError(
+    "daemon_unreachable",
+    `the daemon ended while ${operation} was under way, and none has answered since`,
+    {
+      cause: error,
+      hint: `the job goes on where it was as soon as a daemon runs: waver jobs watch ${id} starts one`,
+      data: { job: id },
+    },
+  );
 }
 
 function failureOf({ id, state, error }: JobView): WaverError {

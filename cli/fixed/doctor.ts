@@ -67,7 +67,10 @@ export class Doctor extends WaverCommand {
                 ...(known.hint === undefined ? {} : { cure: known.hint }),
               },
             ];
-      return { checks: [...wrong, ...(await setupChecks()), homeCheck(likelyHome(this.target))], from: "here" };
+      const home = likelyHome(this.target);
+      // Without a configuration that can be read nobody knows which plugins are meant.
+      const plugins = wrong.length === 0 ? [await pluginCheck(home)] : [];
+      return { checks: [...wrong, ...(await setupChecks()), ...plugins, homeCheck(home)], from: "here" };
     }
   }
 }
@@ -111,6 +114,40 @@ async function setupChecks(): Promise<Check[]> {
       ...(missingTools.length === 0 ? {} : { cure: `needed only to build the engine anew; ${SETUP}` }),
     },
   ];
+}
+
+/** What `daemon/plugins/probe.ts` prints. */
+type Probed =
+  | {
+      readonly ok: true;
+      readonly loaded: number;
+      readonly failed: readonly { readonly name: string; readonly reason: string }[];
+    }
+  | { readonly ok: false; readonly message: string; readonly hint?: string };
+
+/** A plugin that the configuration names and that cannot be loaded keeps every daemon from starting. */
+async function pluginCheck(home: string): Promise<Check> {
+  const child = Bun.spawn([process.execPath, join(import.meta.dir, "..", "..", "daemon", "plugins", "probe.ts")], {
+    env: { ...process.env, WAVER_HOME: home },
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "ignore",
+  });
+  const text = await new Response(child.stdout).text();
+  const cure = "mend it, or take it off the list `plugins` of the configuration";
+  if ((await child.exited) !== 0)
+    return { name: "plugins", state: "missing", found: "the process that loads them ended without an answer", cure };
+  const probed = JSON.parse(text) as Probed;
+  if (!probed.ok) return { name: "plugins", state: "missing", found: probed.message, cure: probed.hint ?? cure };
+  const { loaded, failed } = probed;
+  return failed.length === 0
+    ? { name: "plugins", state: "ok", found: `${loaded} can be loaded` }
+    : {
+        name: "plugins",
+        state: "warn",
+        found: `${loaded} can be loaded; ${failed.map(({ name, reason }) => `${name} cannot: ${reason}`).join("; ")}`,
+        cure: "`waver plugins remove` takes one out",
+      };
 }
 
 function part(name: string, found: Part | null): Check {

@@ -7,7 +7,15 @@
  */
 import { basename } from "node:path";
 import { z } from "zod";
-import { type Context, Digest, defineOperation, type Pick, type Picks, WaverError } from "../../plugins/index.ts";
+import {
+  type ClipRow,
+  type Context,
+  Digest,
+  defineOperation,
+  type Pick,
+  type Picks,
+  WaverError,
+} from "../../plugins/index.ts";
 import { ErrorBodySchema } from "../wire.ts";
 import { captionKept, type Job, measureAll } from "./curate/clips.ts";
 import { cutSource } from "./curate/cut.ts";
@@ -17,7 +25,7 @@ import { withGiven } from "./curate/given.ts";
 import { probeAll } from "./curate/probe.ts";
 import { publish } from "./curate/publish.ts";
 import { loadRecipe, recipeFile, ruleOrder } from "./curate/recipe.ts";
-import { counts, select } from "./curate/select.ts";
+import { counts, type RuleCount, select } from "./curate/select.ts";
 import type { ClipRule } from "./curate/shots.ts";
 import { readsOf } from "./curate/sources.ts";
 
@@ -57,6 +65,8 @@ const output = z.object({
   /** Seconds of the kept clips. */
   seconds: z.number(),
   dropped: z.array(z.object({ rule: z.string(), clips: z.int(), kept: z.int() })),
+  /** What a person should know of the set. */
+  warnings: z.array(z.string()).default([]),
   set: artefact,
   table: artefact,
   /** Provider whose features are in the table, or null. */
@@ -190,13 +200,17 @@ async function makeSet(request: Input, picks: Picks, ctx: Context): Promise<Cura
     { name: request.set.name, output: request.set.output, sources: digests, options },
     ctx,
   );
+  const dropped = counts(selected, ["curate/error", ...ruleOrder(recipe)]);
+  const warnings = kept.length === 0 ? [nothingKept(request.set.name, selected, dropped)] : [];
+  for (const reason of warnings) ctx.log("nothing_kept", { level: "warn", reason });
   return {
     shots,
     short,
     clips: selected.length,
     kept: kept.length,
     seconds: kept.reduce((sum, row) => sum + row.end - row.start, 0),
-    dropped: counts(selected, ["curate/error", ...ruleOrder(recipe)]),
+    dropped,
+    warnings,
     ...published,
     embeddedBy: embedder?.id ?? null,
     sources: found.map(({ path: file, source }) => {
@@ -209,4 +223,12 @@ async function makeSet(request: Input, picks: Picks, ctx: Context): Promise<Cura
       };
     }),
   };
+}
+
+/** A set without a clip, with the rule that left most of them out and what it said of one. */
+function nothingKept(name: string, rows: readonly ClipRow[], dropped: readonly RuleCount[]): string {
+  const [most] = dropped.toSorted((a, b) => b.clips - a.clips);
+  const example = rows.find((row) => row.dropped === most?.rule)?.reason ?? "";
+  const why = most === undefined ? "" : `: ${most.rule} left out ${most.clips}${example === "" ? "" : ` (${example})`}`;
+  return `the set ${name} is empty, for none of ${rows.length} clips was kept${why}; \`waver funnel ${name}\` tries other thresholds without decoding anything again`;
 }

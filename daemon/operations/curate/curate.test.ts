@@ -41,6 +41,18 @@ beforeAll(async () => {
 }, 60_000);
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
+/** Nothing moves so fast. */
+const STRICT = {
+  summary: "keeps nothing",
+  clip: { minSeconds: 1.2, maxSeconds: 10 },
+  funnel: {
+    name: "strict",
+    stages: [
+      { id: "strict", rules: [{ id: "fast", measure: "motion.total", min: 1e6, why: "it does not move enough" }] },
+    ],
+  },
+};
+
 const contexts: TestContext[] = [];
 afterAll(async () => {
   for (const ctx of contexts) await ctx[Symbol.asyncDispose]();
@@ -70,6 +82,19 @@ const failure = (work: Promise<unknown>): Promise<WaverError> =>
   );
 
 describe("curate", () => {
+  test("a set without a clip says so, with the rule that left most out", async () => {
+    const ctx = await context();
+    const recipe = join(folder, "strict.json");
+    writeFileSync(recipe, JSON.stringify(STRICT));
+    const output = await run(ctx, { recipe });
+    expect(output).toMatchObject({ clips: 6, kept: 0 });
+    const [warning] = output.warnings;
+    expect(output.warnings).toHaveLength(1);
+    expect(warning).toStartWith("the set toy is empty, for none of 6 clips was kept: strict/fast left out 6 (");
+    expect(warning).toContain("waver funnel toy");
+    expect(ctx.logged.map(({ event }) => event)).toContain("nothing_kept");
+  });
+
   test("real video in, a set with lineage out, and a reason for every clip that stayed out", async () => {
     const ctx = await context();
     const output = await run(ctx);
