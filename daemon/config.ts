@@ -55,7 +55,10 @@ export const ConfigFile = z.strictObject({
     .int()
     .positive()
     .optional()
-    .meta({ description: "bytes that loaded providers may take in a runner; default 70 % of memory" }),
+    .meta({
+      description:
+        "bytes that loaded providers may take in a runner; default 70 % of memory, of a GPU's own where that is less",
+    }),
   threads: z.int().positive().optional().meta({ description: "threads of one runner" }),
   device: z
     .string()

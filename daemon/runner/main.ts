@@ -120,12 +120,12 @@ function share(whole: Config): Config {
   return { ...whole, threads: part(whole.threads), memoryBudget: part(whole.memoryBudget * together) };
 }
 
-/** Of a GPU's own memory what `memoryBudget` takes of the machine's by itself: 70 %. The rest is for what is computed. */
+/** A budget that is more than a GPU has was meant for the machine: then 70 % of the GPU, and the rest for what is computed. */
 async function withinDevice(whole: Config): Promise<Config> {
   if (args.device === "cpu" || facts["engine"] !== true) return whole;
   const { deviceMemory } = await import("../../native/index.ts");
   const { total } = deviceMemory(args.device) ?? { total: Number.POSITIVE_INFINITY };
-  return { ...whole, memoryBudget: Math.min(whole.memoryBudget, Math.floor(total * 0.7)) };
+  return whole.memoryBudget <= total ? whole : { ...whole, memoryBudget: Math.floor(total * 0.7) };
 }
 
 /** Returns when all ranks have met. A rank that has no engine ends: the job learns the reason. */
