@@ -17,6 +17,8 @@ export const Recipe = z.strictObject({
   repository: Repository,
   revision: Revision.default("main"),
   licence: z.string(),
+  /** Longer names that it also goes by when it is fetched. */
+  also: z.array(ModelName).default([]),
   /** Bytes to download, about: what a person is told before. */
   bytes: z.int().positive(),
   /** Files to leave out, as globs. */
@@ -52,10 +54,11 @@ export function sourceOf(given: string): Source {
     return { name: ModelName.parse(name), repository: repository.data, revision: revision.data, exclude: [] };
   }
   const known = recipes();
-  const recipe = known.get(given);
-  if (recipe === undefined)
+  const [name, recipe] = [...known].find(([name, { also }]) => name === given || also.includes(given)) ?? [];
+  if (name === undefined || recipe === undefined)
     throw new WaverError("not_found", `there is no recipe for a model named ${given}`, {
       hint: `${didYouMean(given, [...known.keys()])}; any other repository: waver pull hf:org/name`,
     });
-  return { name: given, ...recipe };
+  const { repository, revision, exclude } = recipe;
+  return { name, repository, revision, exclude };
 }
