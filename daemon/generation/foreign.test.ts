@@ -1,14 +1,15 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { cpSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { openSafetensors, scope, setThreads } from "../../native/index.ts";
 import { WaverError } from "../../plugins/index.ts";
 import { runOperation, type TestContext, testContext } from "../../test/support/context.ts";
-import { wanLayouts } from "../../test/support/wan-layouts.ts";
+import { wanLayouts, wanPairs } from "../../test/support/wan-layouts.ts";
 import { convert } from "../operations/convert.ts";
 import { generate } from "../operations/generate.ts";
 import { operations } from "../operations/plan.ts";
+import { encodePng } from "./png.ts";
 
 setThreads(1);
 setDefaultTimeout(60_000);
@@ -25,8 +26,10 @@ const request = {
   ...{ width: 32, height: 32, numFrames: 5, numSteps: 3 },
 };
 const open = (): Promise<TestContext> => testContext({ plugins, operations: { convert } });
-async function frames(model: string, ctx: TestContext): Promise<Float32Array> {
-  const { items } = (await runOperation(generate, { ...request, model }, ctx)) as { items: { frames: string }[] };
+async function frames(model: string, ctx: TestContext, more: object = {}): Promise<Float32Array> {
+  const { items } = (await runOperation(generate, { ...request, ...more, model }, ctx)) as {
+    items: { frames: string }[];
+  };
   using made = openSafetensors(items[0]?.frames as string);
   return scope(() => made.get("video").toFloat32Array());
 }
@@ -43,6 +46,19 @@ test("the authors' folder and ComfyUI's tree give the frames of Diffusers' folde
   await using three = await open();
   expect(await frames(file, three)).toEqual(expected);
   expect(three.logged.some(({ event }) => event === "checkpoint_converted")).toBe(false);
+});
+
+test("two denoisers that continue a picture give the same from either folder, the second from where the authors have it", async () => {
+  const pair = wanPairs(scratch, { diffusers, authors });
+  const image = join(scratch, "first.png");
+  const grey = Uint8Array.from({ length: 32 * 32 * 3 }, (_, i) => (i * 7) % 256);
+  writeFileSync(image, encodePng(grey, 32, 32, undefined));
+  const both: Float32Array[] = [];
+  for (const model of [pair.diffusers, pair.authors]) {
+    await using ctx = await open();
+    both.push(await frames(model, ctx, { image, numSteps: 6 }));
+  }
+  expect(both[1]).toEqual(both[0] as Float32Array);
 });
 
 test("a plan converts nothing, and says what would", async () => {

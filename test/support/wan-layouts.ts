@@ -1,8 +1,10 @@
 /** One small Wan T2V in every layout that Wan is published in. */
 import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { Generator, openSafetensors, saveSafetensors, scope, type Tensor } from "../../native/index.ts";
+import { Generator, normal_, openSafetensors, saveSafetensors, scope, type Tensor } from "../../native/index.ts";
 import { originalName as networkName } from "../../plugins/wan/checkpoint.ts";
+import { WanDenoiser } from "../../plugins/wan/denoiser.ts";
+import { WanConfig } from "../../plugins/wan/params.ts";
 import { originalName as vaeName } from "../../plugins/wan-vae/checkpoint.ts";
 import { WanVae } from "../../plugins/wan-vae/codec.ts";
 import { VaeConfig } from "../../plugins/wan-vae/params.ts";
@@ -96,4 +98,46 @@ export async function wanLayouts(
     (tensors) => saveSafetensors(join(comfy, "vae/wan_2.1_vae.safetensors"), tensors),
   );
   return { diffusers, authors, comfy, file };
+}
+
+/** Wan 2.2's image-to-video, two denoisers over the text encoder and VAE of `wanLayouts`: Diffusers' folder and the authors'. */
+export function wanPairs(
+  folder: string,
+  of: { diffusers: string; authors: string },
+): { diffusers: string; authors: string } {
+  const [diffusers, authors] = [join(folder, "pair"), join(folder, "Wan2.2-I2V-tiny")];
+  cpSync(of.diffusers, diffusers, { recursive: true });
+  cpSync(of.authors, authors, { recursive: true });
+  for (const name of ["config.json", "diffusion_pytorch_model.safetensors"]) rmSync(join(authors, name));
+  const index = join(diffusers, "model_index.json");
+  const transformer = ["diffusers", "WanTransformer3DModel"];
+  json(index, {
+    ...JSON.parse(readFileSync(index, "utf8")),
+    transformer,
+    transformer_2: transformer,
+    boundary_ratio: 0.9,
+  });
+  for (const [ours, theirs, seed] of [
+    ["transformer", "high_noise_model", 1],
+    ["transformer_2", "low_noise_model", 2],
+  ] as const) {
+    // 16 channels of noise, as many of known frames and 4 of their mask
+    const config = WanConfig.parse({
+      ...{ num_attention_heads: 3, attention_head_dim: 12, ffn_dim: 40, freq_dim: 32, num_layers: 1, text_dim: 24 },
+      in_channels: 36,
+    });
+    using generator = new Generator(seed);
+    const denoiser = WanDenoiser.init(config, generator, { device: "cpu" });
+    for (const weight of denoiser.module.parameters()) normal_(weight, 0, 0.2, generator);
+    rmSync(join(diffusers, ours), { recursive: true, force: true });
+    void denoiser.save(join(diffusers, ours)); // writes before it returns
+    denoiser.module.dispose();
+    const stated = { _class_name: "WanModel", model_type: "i2v", dim: 36, num_heads: 3, num_layers: 1, eps: 1e-6 };
+    json(join(authors, theirs, "config.json"), stated);
+    const weights = "diffusion_pytorch_model.safetensors";
+    renamed(join(diffusers, ours, weights), networkName, (tensors) =>
+      saveSafetensors(join(authors, theirs, weights), tensors),
+    );
+  }
+  return { diffusers, authors };
 }
