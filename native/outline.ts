@@ -10,12 +10,23 @@ import { scope } from "./scope.ts";
 import { standingFor } from "./standin.ts";
 import { type Device, Tensor } from "./tensor.ts";
 
+export interface AttentionShape {
+  readonly batch: number;
+  readonly heads: number;
+  readonly queries: number;
+  readonly keys: number;
+  readonly headDim: number;
+  readonly dtype: DType;
+}
+
 export interface Outline<T> {
   readonly result: T;
   /** Of matrix products, convolutions and attention: 2mnk a product. */
   readonly flops: number;
   /** Most that tensors made meanwhile took at once; weights and whatever was there before are not counted. */
   readonly peakBytes: number;
+  /** Shapes of attention, in the order of the calls. */
+  readonly attentions: readonly AttentionShape[];
   /** On a machine of these rates: each operator takes as long as its arithmetic or its memory traffic, whichever is more. */
   seconds(rates: Rates): number;
 }
@@ -23,6 +34,7 @@ export interface Outline<T> {
 /** Runs `fn` on tensors without data, as if they lay on `device`. Tensors in its result are the caller's (or its scope's). */
 export function outline<T>(device: Device, fn: () => T): Outline<T> {
   const parts: Part[] = [];
+  const attentions: AttentionShape[] = [];
   const native = addon();
   const before = native.outlinedBytes();
   native.resetOutlinedPeakBytes();
@@ -36,6 +48,7 @@ export function outline<T>(device: Device, fn: () => T): Outline<T> {
         instead: (op, args) => (isOutlined(args) ? SHAPES[op.name]?.(args) : undefined),
         after(op, args, made) {
           const dtype = (tensorsOf([made as Arg])[0] ?? tensorsOf(args)[0])?.dtype ?? "float32";
+          if (kindOf(op) === "attention") attentions.push(shapeOf(args));
           // a new layout is a copy only where the old one would not do
           const copied = 2 * Math.max(0, native.outlinedBytes() - held);
           const looks = isView(op) || mayCopy(op);
@@ -58,8 +71,15 @@ export function outline<T>(device: Device, fn: () => T): Outline<T> {
     result,
     flops: parts.reduce((sum, part) => sum + part.flops, 0),
     peakBytes: native.outlinedPeakBytes() - before,
+    attentions,
     seconds: (rates) => parts.reduce((sum, part) => sum + secondsOf(part, rates), 0),
   };
+}
+
+function shapeOf([q, k]: readonly Arg[]): AttentionShape {
+  const [query, key] = [q as Tensor, k as Tensor];
+  const [batch, heads] = query.ndim === 4 ? [query.size(0), query.size(1)] : [1, 1];
+  return { batch, heads, queries: query.size(-2), keys: key.size(-2), headDim: query.size(-1), dtype: query.dtype };
 }
 
 /** Bytes of all tensors without data that are alive. */

@@ -1,6 +1,6 @@
 /** The small weights that a request puts on the network: `PATH` or `PATH:WEIGHT`, several of them adding up. */
-import { stat } from "node:fs/promises";
-import { basename } from "node:path";
+import { readdir, stat } from "node:fs/promises";
+import { basename, join } from "node:path";
 import { type Adapter, type Context, type Denoiser, Digest, WaverError } from "../../plugins/index.ts";
 import { fileDigest, folderContentDigest } from "./digest.ts";
 
@@ -30,22 +30,37 @@ export interface NamedAdapter extends AdapterSpec {
 export async function namedAdapters(specs: readonly string[], ctx: Context): Promise<NamedAdapter[]> {
   return Promise.all(
     specs.map(async (text) => {
-      const { path, weight } = adapterSpec(text);
-      const asDigest = Digest.safeParse(path);
-      const local = asDigest.success ? await ctx.store.path(asDigest.data) : path;
-      const found = await stat(local).catch(() => null);
-      if (found === null)
-        throw new WaverError("checkpoint_missing", `there is no LoRA at ${local}`, {
-          hint: "lora takes a file or folder, and a weight after a colon: style.safetensors:0.8",
-        });
-      const digest = asDigest.success
-        ? asDigest.data
-        : found.isDirectory()
-          ? await folderContentDigest(local, ctx)
-          : await fileDigest(local, ctx);
+      const { path, weight, local, known, isFolder } = await located(text, ctx);
+      const digest = known ?? (isFolder ? await folderContentDigest(local, ctx) : await fileDigest(local, ctx));
       return { path, weight, local, digest, name: basename(path) };
     }),
   );
+}
+
+/** Bytes that adapters take beside a network: those of their files. */
+export async function adapterBytes(specs: readonly string[], ctx: Context): Promise<number> {
+  let sum = 0;
+  for (const text of specs) {
+    const { local, isFolder } = await located(text, ctx);
+    const files = isFolder ? (await readdir(local)).filter((name) => name.endsWith(".safetensors")) : [""];
+    for (const name of files) sum += (await stat(join(local, name))).size;
+  }
+  return sum;
+}
+
+async function located(
+  text: string,
+  ctx: Context,
+): Promise<AdapterSpec & { local: string; known: Digest | undefined; isFolder: boolean }> {
+  const { path, weight } = adapterSpec(text);
+  const { data: known } = Digest.safeParse(path);
+  const local = known === undefined ? path : await ctx.store.path(known);
+  const found = await stat(local).catch(() => null);
+  if (found === null)
+    throw new WaverError("checkpoint_missing", `there is no LoRA at ${local}`, {
+      hint: "lora takes a file or folder, and a weight after a colon: style.safetensors:0.8",
+    });
+  return { path, weight, local, known, isFolder: found.isDirectory() };
 }
 
 /** As a recipe states them. */

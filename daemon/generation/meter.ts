@@ -1,6 +1,6 @@
 /** What the stages of a job took, beside what was planned for them. */
 import { z } from "zod";
-import type { Plan, StagePlan } from "./plan.ts";
+import type { Plan, StagePlan } from "./figures.ts";
 
 type Stage = StagePlan["stage"];
 

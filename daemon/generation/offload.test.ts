@@ -10,7 +10,7 @@ import { runOperation, type TestContext, testContext } from "../../test/support/
 import { generate } from "../operations/generate.ts";
 import { operations } from "../operations/plan.ts";
 import { Residency } from "../runner/residency.ts";
-import type { Plan } from "./plan.ts";
+import type { Plan } from "./figures.ts";
 
 setThreads(1);
 setDefaultTimeout(60_000); // seconds of work on a loaded machine

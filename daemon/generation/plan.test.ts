@@ -7,8 +7,8 @@ import { type Context, type Denoiser, provide, z } from "../../plugins/index.ts"
 import { runOperation, testContext } from "../../test/support/context.ts";
 import { generate } from "../operations/generate.ts";
 import { operations } from "../operations/plan.ts";
+import type { Plan } from "./figures.ts";
 import type { StageCost } from "./meter.ts";
-import type { Plan } from "./plan.ts";
 
 setThreads(1);
 setDefaultTimeout(60_000); // seconds of work on a loaded machine

@@ -2,7 +2,6 @@
  * What a `generate` request would take, from shapes alone: its networks are loaded without data and run once a stage, and
  * the engine counts. No weights are read, and nothing here knows a model: whatever the components compute is what is counted.
  */
-import { z } from "zod";
 import {
   type Accelerator,
   type Codec,
@@ -17,57 +16,36 @@ import {
   type TextEncoder,
   type Used,
 } from "../../plugins/index.ts";
+import { adapterBytes } from "./adapters.ts";
 import { optionsOf } from "./conditions.ts";
+import { type Plan, StagePlan } from "./figures.ts";
 import { negativeOf, type Pipeline } from "./pipeline.ts";
 import { type GenerateInput, keepsWhole, samplesOf } from "./request.ts";
 import { type Shape, shapeOf } from "./shape.ts";
+import { busy, type RanksPlan, sentBytes, sharingOf } from "./sharing.ts";
 import { inTiles, sidesFor } from "./tiles.ts";
-
-const count = z.number().nonnegative();
-
-/** A part of the work. All figures are of the whole request. */
-export const StagePlan = z.object({
-  stage: z.enum(["text", "image", "known frames", "denoise", "decode"]),
-  /** The part of the model that does it. */
-  component: z.string(),
-  /** Passes through the network. */
-  passes: z.int().nonnegative(),
-  flops: count,
-  seconds: count,
-  /** Most that the stage takes beside weights. */
-  peakBytes: count,
-  weightBytes: count,
-});
-export type StagePlan = z.output<typeof StagePlan>;
-
-export const Plan = z.object({
-  device: z.string(),
-  width: z.int(),
-  height: z.int(),
-  numFrames: z.int(),
-  numSteps: z.int(),
-  samples: z.int(),
-  flops: count,
-  seconds: count,
-  /** Weights of everything that is loaded, and the largest stage on top. */
-  peakBytes: count,
-  /** The same when the encoders of text and pictures have left before the denoiser comes. */
-  leastBytes: count,
-  /** Components whose blocks' weights are on the device around their turns only; `weightBytes` counts two blocks of them. */
-  offload: z.array(z.string()).default([]),
-  /** Side of the tiles in which frames are coded; null: whole. */
-  tileSize: z.int().positive().nullable().default(null),
-  /** What the device was measured to do, from which `seconds` follow; on a CPU in processor time. */
-  rates: z.record(z.string(), z.number()).default({}),
-  stages: z.array(StagePlan),
-});
-export type Plan = z.output<typeof Plan>;
 
 type Engine = typeof import("../runner/generation/outlines.ts");
 
-export async function planGenerate(request: GenerateInput, picks: Picks, model: Pipeline, ctx: Context): Promise<Plan> {
+/** `asRank`: the plan of a process that is one of the request's ranks, and is as fast as one. */
+export async function planGenerate(
+  request: GenerateInput,
+  picks: Picks,
+  model: Pipeline,
+  ctx: Context,
+  { asRank = false } = {},
+): Promise<Plan> {
   const engine = await import("../runner/generation/outlines.ts");
-  return new Planner(request, picks, model, ctx, engine).plan();
+  return new Planner({ request, picks, model, ctx, engine, asRank }).plan();
+}
+
+interface Parts {
+  readonly request: GenerateInput;
+  readonly picks: Picks;
+  readonly model: Pipeline;
+  readonly ctx: Context;
+  readonly engine: Engine;
+  readonly asRank: boolean;
 }
 
 /** How often a stage is done, and what it has in memory beside what it makes. */
@@ -97,7 +75,17 @@ class Planner {
   readonly #ctx: Context;
   readonly #engine: Engine;
 
-  constructor(request: GenerateInput, picks: Picks, model: Pipeline, ctx: Context, engine: Engine) {
+  readonly #asRank: boolean;
+  readonly #sharing: ReturnType<typeof sharingOf>;
+  /** Of adapters, by denoiser. */
+  readonly #adapters = new Map<string, number>();
+  #sentBytes = 0;
+  /** Ranks at work at a time, on average. */
+  #busy = 1;
+
+  constructor({ request, picks, model, ctx, engine, asRank }: Parts) {
+    this.#asRank = asRank;
+    this.#sharing = sharingOf(request);
     this.#request = request;
     this.#picks = picks;
     this.#model = model;
@@ -148,6 +136,27 @@ class Planner {
           network,
           pass("negative"),
         );
+        const loras = (i === 1 ? request.lora2 : undefined) ?? request.lora;
+        this.#adapters.set(component, await adapterBytes(loras, ctx));
+        if (this.#sharing === null) continue;
+        const { blocks = 0 } = this.#sizes.get(component) ?? {};
+        const { latents } = shape;
+        this.#sentBytes += sentBytes(
+          {
+            ...{ passes: total * batches, steps: steps * batches, texts: held.bytes(texts) },
+            passBytes: engine.passTraffic(
+              ctx.device,
+              pass("positive"),
+              { latents, patch: network.patch, blocks },
+              this.#sharing,
+            ),
+            latents: latents.reduce((a, b) => a * b, 4 * batch),
+            beside: held.bytes([known, image]),
+          },
+          this.#sharing,
+          engine,
+        );
+        if (i === 0) this.#busy = busy(this.#sharing, total / Math.max(1, steps), batch);
       }
       this.#decode(codec, shape, samples);
       return this.#sum(shape, samples, await this.#tiles(family, shape, samples));
@@ -270,6 +279,7 @@ class Planner {
   ): T {
     const { result, flops, seconds, peakBytes } = this.#engine.measured(this.#ctx.device, work);
     if (passes === 0 || flops + peakBytes === 0) return result;
+    const sizes = this.#engine.sizesOf(module, this.#ctx.device);
     const at = this.#stages.findIndex((each) => each.stage === stage && each.component === component);
     const before = this.#stages[at];
     this.#stages.splice(at < 0 ? this.#stages.length : at, at < 0 ? 0 : 1, {
@@ -279,9 +289,9 @@ class Planner {
       flops: flops * times + (before?.flops ?? 0),
       seconds: seconds * times + (before?.seconds ?? 0),
       peakBytes: Math.max(peakBytes + besideBytes, before?.peakBytes ?? 0),
-      weightBytes: this.#engine.weightBytes(module),
+      weightBytes: sizes.whole,
     });
-    this.#sizes.set(component, this.#engine.sizesOf(module, this.#ctx.device));
+    this.#sizes.set(component, sizes);
     return result;
   }
 
@@ -303,31 +313,68 @@ class Planner {
     });
   }
 
+  /** As they are kept on this device. */
+  #weightsOf({ component, weightBytes }: StagePlan, offload: readonly string[]): number {
+    const sizes = this.#sizes.get(component);
+    const adapters = this.#adapters.get(component) ?? 0;
+    if (this.#sharing?.shardWeights === true && this.#adapters.has(component))
+      return sizes?.inParts(this.#sharing.ranks / this.#sharing.replicas) ?? weightBytes;
+    return adapters + (offload.includes(component) ? (sizes?.byBlocks ?? weightBytes) : weightBytes);
+  }
+
+  /** A rank's part: of a sequence its share of the tokens; of the time as much as is not others'. */
+  #shared(stage: StagePlan): StagePlan {
+    if (this.#sharing === null || stage.stage !== "denoise") return stage;
+    const { ranks, replicas } = this.#sharing;
+    // ranks on one CPU share its threads
+    const isFaster = this.#asRank || this.#ctx.device !== "cpu";
+    return {
+      ...stage,
+      peakBytes: (stage.peakBytes * replicas) / ranks,
+      seconds: isFaster ? stage.seconds / this.#busy : stage.seconds,
+    };
+  }
+
+  #ranks(stages: readonly StagePlan[]): RanksPlan | null {
+    if (this.#sharing === null) return null;
+    const { ranks: count, replicas } = this.#sharing;
+    const denoise = stages.filter(({ stage }) => stage === "denoise");
+    return {
+      ...{ count, replicas },
+      weightBytes: Math.max(0, ...denoise.map(({ weightBytes }) => weightBytes)),
+      peakBytes: Math.max(0, ...denoise.map(({ peakBytes }) => peakBytes)),
+      sentBytes: this.#sentBytes,
+    };
+  }
+
   #sum({ width, height, numFrames, numSteps }: Shape, samples: number, tileSize: number | null): Plan {
     const offload = this.#offloaded();
-    const weightsOf = ({ component, weightBytes }: StagePlan): number =>
-      offload.includes(component) ? (this.#sizes.get(component)?.byBlocks ?? weightBytes) : weightBytes;
     const order = StagePlan.shape.stage.options;
     const stages = this.#stages
-      .map((stage) => ({ ...stage, weightBytes: weightsOf(stage) }))
+      .map((stage) => this.#shared({ ...stage, weightBytes: this.#weightsOf(stage, offload) }))
       .sort((a, b) => order.indexOf(a.stage) - order.indexOf(b.stage));
     const total = (value: (stage: StagePlan) => number): number => stages.reduce((sum, stage) => sum + value(stage), 0);
     const weights = new Map(stages.map(({ component, weightBytes }) => [component, weightBytes]));
+    const all = [...weights.values()].reduce((sum, each) => sum + each, 0);
     const codec = weights.get(this.#model.codec.name) ?? 0;
+    // a job holds its denoiser to the end
+    const denoiser = Math.max(0, ...stages.map(({ stage, weightBytes }) => (stage === "denoise" ? weightBytes : 0)));
+    const peakBytes = all + Math.max(...stages.map((each) => each.peakBytes));
+    const leastBytes = Math.max(
+      ...stages.map(
+        ({ component, weightBytes, peakBytes }) =>
+          codec + (component === this.#model.codec.name ? denoiser : weightBytes) + peakBytes,
+      ),
+    );
     return {
       device: this.#ctx.device,
       ...{ width, height, numFrames, numSteps, samples },
       flops: total(({ flops }) => flops),
       seconds: total(({ seconds }) => seconds),
-      peakBytes:
-        [...weights.values()].reduce((sum, each) => sum + each, 0) + Math.max(...stages.map((each) => each.peakBytes)),
-      leastBytes: Math.max(
-        ...stages.map(({ component, weightBytes, peakBytes }) =>
-          component === this.#model.codec.name ? codec + peakBytes : codec + weightBytes + peakBytes,
-        ),
-      ),
+      ...{ peakBytes, leastBytes, encodersStay: all <= this.#ctx.memoryBudget },
       offload,
       tileSize,
+      ranks: this.#ranks(stages),
       rates: this.#engine.rates(this.#ctx.device),
       stages,
     };

@@ -4,7 +4,7 @@ import { setThreads } from "../../native/index.ts";
 import { runOperation, type TestContext, testContext } from "../../test/support/context.ts";
 import { generate } from "../operations/generate.ts";
 import { operations } from "../operations/plan.ts";
-import type { Plan } from "./plan.ts";
+import type { Plan } from "./figures.ts";
 
 setThreads(1);
 setDefaultTimeout(60_000); // seconds of work on a loaded machine

@@ -28,7 +28,7 @@ import { TINY_TEXT, TOKENIZER } from "../../test/support/tiny-model.ts";
 import { tinyPipeline } from "../../test/support/tiny-pipeline.ts";
 import { generate } from "../operations/generate.ts";
 import { operations } from "../operations/plan.ts";
-import type { Plan } from "./plan.ts";
+import type { Plan } from "./figures.ts";
 
 setThreads(1);
 setDefaultTimeout(60_000); // seconds of work on a loaded machine

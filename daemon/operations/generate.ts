@@ -17,10 +17,11 @@ import {
 } from "../../plugins/index.ts";
 import { Denoised, Drift, type Pair, Savings, savingsOf } from "../generation/acceleration.ts";
 import { adapterSpec } from "../generation/adapters.ts";
+import { Plan } from "../generation/figures.ts";
 import { Generation, Item } from "../generation/job.ts";
 import { type Memory, Meter, OperatorCosts, StageCost } from "../generation/meter.ts";
 import { openPipeline, type Pipeline, replacementSpec } from "../generation/pipeline.ts";
-import { Plan, planGenerate } from "../generation/plan.ts";
+import { planGenerate } from "../generation/plan.ts";
 import { GenerateInput } from "../generation/request.ts";
 import { rewritten } from "../generation/rewrite.ts";
 import { inTiles } from "../generation/tiles.ts";
@@ -143,7 +144,7 @@ export const generate = defineOperation({
 const planned = (request: GenerateInput, picks: Picks, model: Pipeline, ctx: Context): Promise<Plan | null> =>
   ctx.unit("plan", Plan.nullable(), async () => {
     try {
-      const plan = await planGenerate(request, picks, model, ctx);
+      const plan = await planGenerate(request, picks, model, ctx, { asRank: ranksOf(request) !== null });
       const { flops, seconds, peakBytes, leastBytes, offload, tileSize } = plan;
       ctx.log("planned", { flops, seconds, peakBytes, leastBytes });
       if (offload.length > 0)

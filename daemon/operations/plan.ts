@@ -1,7 +1,8 @@
 /** What a job would take, before it is spent: memory, arithmetic and time by stage, from shapes alone. */
 import { defineOperation } from "../../plugins/index.ts";
+import { Plan } from "../generation/figures.ts";
 import { openPipeline } from "../generation/pipeline.ts";
-import { Plan, planGenerate } from "../generation/plan.ts";
+import { planGenerate } from "../generation/plan.ts";
 import { GenerateInput } from "../generation/request.ts";
 import { generateSlots } from "./generate.ts";
 

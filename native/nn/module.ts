@@ -158,7 +158,8 @@ export class Module implements Disposable {
     if (problems.length > 0)
       throw new EngineError("checkpoint_mismatch", `the checkpoint does not fit: ${problems.join("; ")}`);
     const away = offload && device !== "meta" ? this.#offloaded(source, device ?? "cpu") : new Map<Parameter, Module>();
-    const lastOf = this.#blockEnds();
+    // of shapes there is nothing to keep
+    const lastOf = device === "meta" ? new Map<Parameter, Module>() : this.#blockEnds();
     const put = this.#putting(weights, device);
     noGrad(() => {
       for (const { name, key, p } of wanted) {

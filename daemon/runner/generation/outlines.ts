@@ -3,17 +3,21 @@ import {
   allocatedBytes,
   empty,
   itemSize,
+  Linear,
   type Module,
   offloadedBytes,
   ones,
   outline,
   outlinedBytes,
   Profile,
-  packingPays,
+  passBytes,
   peakBytes,
   ratesOf,
   resetPeakBytes,
+  type SequenceMode,
   scope,
+  sequenceBytes,
+  shardBytes,
   Tensor,
 } from "../../../native/index.ts";
 import type {
@@ -43,15 +47,37 @@ export function weightBytes(module: Module): number {
   return sum;
 }
 
-/** What a network takes on a device: as a whole, packed copies on a CPU included, and with blocks that come and go, where it has any. */
-export function sizesOf(module: Module, device: string): { whole: number; byBlocks: number | null } {
-  const whole = weightBytes(module);
-  const isBfloat16 = Array.from(module.namedWeights()).some(([, weight]) => weight.dtype === "bfloat16");
-  const twice = device === "cpu" && isBfloat16 && packingPays(whole);
+/** Bytes of a network's weights on a device: this is where plans take them from, however they are kept. */
+export interface Sizes {
+  /** All of it, with the copies that a CPU keeps in another layout. */
+  readonly whole: number;
+  /** With blocks that come and go; null where it has none. */
+  readonly byBlocks: number | null;
+  /** Of its blocks. */
+  readonly blocks: number;
+  /** On each of some ranks that keep a part of every block, and gather one at a time. */
+  inParts(ranks: number): number;
+}
+
+export function sizesOf(module: Module, device: string): Sizes {
+  const weights = weightBytes(module);
+  const blocks = module.offloadable().map(weightBytes);
+  const sum = blocks.reduce((a, b) => a + b, 0);
   return {
-    whole: twice ? 2 * whole : whole,
-    byBlocks: module.offloadable().length === 0 ? null : offloadedBytes(module),
+    whole: weights + (device === "cpu" ? packedBytes(module) : 0),
+    byBlocks: blocks.length === 0 ? null : offloadedBytes(module),
+    blocks: sum,
+    inParts: (ranks) => weights - sum + sum / ranks + Math.max(0, ...blocks),
   };
+}
+
+/** Linear weights that are kept a second time, as products want them (`packLinears`). */
+function packedBytes(module: Module): number {
+  let sum = 0;
+  for (const [, layer] of module.namedModules())
+    if (layer instanceof Linear && layer.packs && layer.weight.dtype === "bfloat16")
+      sum += layer.weight.bytesAs("bfloat16");
+  return sum;
 }
 
 /** One run of `work` on tensors without data, as if on `device`. The tensors of its result are the caller's. */
@@ -62,6 +88,42 @@ export function measured<T>(
   const { result, flops, peakBytes, seconds } = outline(device, work);
   return { result, flops, peakBytes, seconds: flops + peakBytes === 0 ? 0 : seconds(ratesOf(device)) };
 }
+
+/** How the ranks of a request share a network. */
+export interface Sharing {
+  readonly ranks: number;
+  readonly replicas: number;
+  readonly attention: SequenceMode;
+  readonly ulysses: number | undefined;
+  readonly shardWeights: boolean;
+}
+
+/** Bytes that ranks send each other in one pass of a network, beside its inputs and outputs: seen from one run without data. */
+export function passTraffic(
+  device: string,
+  pass: () => void,
+  { latents, patch = [1, 1, 1], blocks }: { latents: readonly number[]; patch: Denoiser["patch"]; blocks: number },
+  { ranks, replicas, attention: mode, ulysses, shardWeights }: Sharing,
+): number {
+  const together = ranks / replicas;
+  if (together === 1) return 0;
+  const numTokens = patch.reduce(
+    (tokens, side) => tokens / side,
+    latents.slice(-3).reduce((a, b) => a * b, 1),
+  );
+  const layers = outline(device, pass).attentions.filter(
+    ({ queries, keys }) => queries === keys && queries >= numTokens,
+  );
+  const bySize = Map.groupBy(layers, ({ queries }) => queries);
+  const sent = [...bySize].map(([queries, like]) => {
+    const { batch, heads, headDim, dtype } = like[0] as (typeof like)[number];
+    const sizes = { batch, heads, headDim, numLayers: like.length, itemSize: itemSize(dtype) };
+    return sequenceBytes(together, { ...sizes, numTokens, prefix: queries - numTokens }, { mode, ulysses });
+  });
+  return sent.reduce((a, b) => a + b, 0) + (shardWeights ? shardBytes(together, blocks) : 0);
+}
+
+export { passBytes };
 
 export const rates = (device: string): Readonly<Record<string, number>> => ratesOf(device).said();
 
