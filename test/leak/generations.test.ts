@@ -16,7 +16,9 @@ import { leaseOf } from "../support/runner-process.ts";
 setThreads(1);
 const MODEL = join(import.meta.dir, "../golden/pipeline_wan_t2v/pipeline");
 const isLong = (process.env["WAVER_TEST_SIZE"] ?? "default") !== "default";
-const [WARM, COUNT] = isLong ? [20, 100] : [3, 10];
+const [WARM, COUNT] = isLong ? [20, 100] : [4, 10];
+/** Of generations in turn. */
+const CACHES = [{}, { cache: { id: "taylor", whole: 1 } }, {}, { cache: { id: "first-block", threshold: 0.5 } }];
 /** The issue's limit, in bytes a generation. */
 const SLOPE = 0.1e6;
 
@@ -58,6 +60,7 @@ test(
           input: {
             ...{ model: MODEL, prompt: `a cat, take ${n % 7}`, seed: n, maxTokens: 16 },
             ...{ width: 64, height: 64, numFrames: 9, numSteps: 6 },
+            ...CACHES[n % CACHES.length],
           },
         });
         if (last?.type !== "done") throw new Error(JSON.stringify(last));
