@@ -51,14 +51,10 @@ export const ConfigFile = z.strictObject({
     description:
       "seconds that code of a third party's plugin may show no sign of life before it is cut off (its own word wins); our own gets ten times as long",
   }),
-  memoryBudget: z
-    .int()
-    .positive()
-    .optional()
-    .meta({
-      description:
-        "bytes that loaded providers may take in a runner; default 70 % of memory, of a GPU's own where that is less",
-    }),
+  memoryBudget: z.int().positive().optional().meta({
+    description:
+      "bytes that loaded providers may take in a runner; default 70 % of memory, of a GPU's own where that is less",
+  }),
   threads: z.int().positive().optional().meta({ description: "threads of one runner" }),
   device: z
     .string()
