@@ -105,8 +105,12 @@ test("a run says what was planned and what it took; memory is as planned", async
     expect(each.predictedSeconds).toBeGreaterThan(0);
   }
   const denoise = cost[1] as Required<StageCost>;
-  // the sampler's own memory (UniPC keeps three more latents) comes on top of the network's
-  expect(Math.abs(denoise.peakBytes - denoise.predictedPeakBytes) / denoise.peakBytes).toBeLessThan(0.25);
+  // between two passes UniPC combines what it remembers, some 25 latents; a network of width 40 takes less than that
+  const latents = 16 * 3 * 4 * 6 * 4;
+  expect(denoise.peakBytes).toBeGreaterThan(denoise.predictedPeakBytes);
+  expect(denoise.peakBytes - denoise.predictedPeakBytes).toBeLessThan(25 * latents);
+  const decode = cost[2] as Required<StageCost>;
+  expect(Math.abs(decode.peakBytes - decode.predictedPeakBytes) / decode.peakBytes).toBeLessThan(0.02);
   expect(ctx.logged.map(({ event }) => event)).toContain("planned");
   // once a job: an earlier attempt's figures are those of the result
   expect(await run("warm")).toEqual(cost);

@@ -83,10 +83,16 @@ export function normRope(
       const group = weight === null ? 0 : over === "head" ? 1 : 2;
       return one(NORM_ROPE, split, weight, rope?.cos, rope?.sin, group, eps).transpose(1, 2);
     }
+    // no more at once than a step needs: these are float32 rows of all tokens
     let h = split;
     if (weight) {
-      const f = (over === "head" ? split : x).to("float32");
-      const n = f.mul(f.square().mean(-1, true).add(eps).rsqrt()).mul(weight);
+      const n = scope(() => {
+        const f = (over === "head" ? split : x).to("float32");
+        const root = scope(() => f.square().mean(-1, true).add(eps).rsqrt());
+        const normed = f.mul(root);
+        if (f !== split && f !== x) f.dispose();
+        return normed.mul(weight);
+      });
       h = over === "head" ? n : n.unflatten(-1, [heads, -1]);
     }
     if (rope) h = composedRope(h, rope.cos.unsqueeze(-2), rope.sin.unsqueeze(-2));

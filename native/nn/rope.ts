@@ -117,7 +117,8 @@ export function composedRope(x: Tensor, cos: Tensor, sin: Tensor): Tensor {
     const pairs = x.to("float32").unflatten(-1, [-1, 2]);
     const a = pairs.select(-1, 0);
     const b = pairs.select(-1, 1);
-    return stack([a.mul(cos).sub(b.mul(sin)), a.mul(sin).add(b.mul(cos))], -1).flatten(-2, -1);
+    const turned = [scope(() => a.mul(cos).sub(b.mul(sin))), scope(() => a.mul(sin).add(b.mul(cos)))];
+    return stack(turned, -1).flatten(-2, -1);
   });
 }
 

@@ -194,6 +194,7 @@ describe("the codec", () => {
     // x, what is in front of the convolution, and its result; two frames of the past in front of each of six convolutions
     const widest = 4 * 4 * 64 * 64 * 4;
     expect(peak(vae, 3)).toBeLessThan(10.5 * widest);
+    expect(peak(vae, 1)).toBeLessThan((6 * widest) / 4); // one frame; three before a convolution
   });
 
   test("a checkpoint that does not fit is refused by name", async () => {

@@ -271,7 +271,9 @@ export class AutoencoderKLWan extends Module {
       return x.narrow(2, start, 1 + step * (to - 1) - start);
     };
     const { perChunk, tap } = pass;
-    if (isGradEnabled() && perChunk === undefined && tap === undefined && pass.chunks === undefined) {
+    // of a picture nothing need be remembered
+    const atOnce = numLatent === 1 || (isGradEnabled() && perChunk === undefined);
+    if (atOnce && tap === undefined && pass.chunks === undefined) {
       yield scope(() => run(frames(0, numLatent), whole));
       return;
     }

@@ -22,6 +22,7 @@ import {
   type RopeTable,
   remembered,
   scaledDotProductAttention,
+  scope,
   splitHeads,
   type Tensor,
   tokenAttention,
@@ -66,12 +67,18 @@ export class Attention extends Module {
 
   /** x [B S D] attends to itself -> [B S D] */
   toItself(x: Tensor, rope: RopeTable, tap?: Tap): Tensor {
-    const [q, k, v] = linears(this.#qkv, x) as [Tensor, Tensor, Tensor];
-    tap?.("norm_q", () => this.norm_q.forward(q));
-    tap?.("norm_k", () => this.norm_k.forward(k));
-    const turned = (x: Tensor, norm: RMSNorm): Tensor => this.#split(x, norm, rope).transpose(1, 2);
-    const seen = tokenAttention(turned(q, this.norm_q), turned(k, this.norm_k), v.unflatten(-1, [this.#heads, -1]));
-    return this.to_out[0].forward(seen.flatten(2));
+    const seen = scope(() => {
+      const [q, k, v] = linears(this.#qkv, x) as [Tensor, Tensor, Tensor];
+      tap?.("norm_q", () => this.norm_q.forward(q));
+      tap?.("norm_k", () => this.norm_k.forward(k));
+      const turned = (x: Tensor, norm: RMSNorm): Tensor => {
+        const y = scope(() => this.#split(x, norm, rope).transpose(1, 2));
+        x.dispose();
+        return y;
+      };
+      return tokenAttention(turned(q, this.norm_q), turned(k, this.norm_k), v.unflatten(-1, [this.#heads, -1]));
+    });
+    return scope(() => this.to_out[0].forward(seen.flatten(2)));
   }
 
   /** x [B S D] attends to text [B L D], and beside it to image [B I D] -> [B S D] */
@@ -119,7 +126,7 @@ export class FeedForward extends Module {
 
   forward(x: Tensor): Tensor {
     const { proj } = this.net[0];
-    return this.net[2].forward(this.#gelu === "tanh" ? linearGelu(proj, x) : proj.forward(x).gelu());
+    return scope(() => this.net[2].forward(this.#gelu === "tanh" ? linearGelu(proj, x) : proj.forward(x).gelu()));
   }
 }
 
@@ -168,6 +175,10 @@ export class Block extends Module {
       return value;
     };
     const within = (name: string): Tap | undefined => tap && ((part, value) => tap(`${name}.${part}`, value));
+    // a long clip's tokens are gigabytes: what is done with goes at once, unless somebody looks at it
+    const free = (...done: Tensor[]): void => {
+      if (tap === undefined) for (const each of done) each.dispose();
+    };
     const [shift1, scale1, gate1, shift3, scale3, gate3] = this.scale_shift_table.add(time.to("float32")).unbind(2) as [
       Tensor,
       Tensor,
@@ -178,14 +189,24 @@ export class Block extends Module {
     ];
     tap?.("norm1", () => plainNorm(x, this.#eps));
     const normed = modulatedLayerNorm(x, { scale: scale1, shift: shift1 }, this.#eps);
-    const attended = seen("attn1", this.attn1.toItself(normed, rope, within("attn1")));
+    const attended = seen(
+      "attn1",
+      scope(() => this.attn1.toItself(normed, rope, within("attn1"))),
+    );
+    free(normed);
     const [h, cross] =
       this.norm2 === undefined
         ? sameTwice(gatedAdd(x, attended, gate1))
         : gatedAddNorm(x, attended, gate1, asModulation(this.norm2), this.norm2.eps);
+    free(attended);
     tap?.("norm2", () => cross);
-    const read = seen("attn2", this.attn2.toContext(cross, text, image, within("attn2")));
+    const read = seen(
+      "attn2",
+      scope(() => this.attn2.toContext(cross, text, image, within("attn2"))),
+    );
+    if (cross !== h) free(cross);
     const [y, inner] = gatedAddNorm(h, read, null, { scale: scale3, shift: shift3 }, this.#eps); // the text's part has no gate
+    free(h, read);
     tap?.("norm3", () => plainNorm(y, this.#eps));
     return gatedAdd(y, seen("ffn", this.ffn.forward(inner)), gate3);
   }

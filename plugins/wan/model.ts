@@ -145,6 +145,8 @@ export class WanTransformer extends Module {
 
       const patches = seen("patch_embedding", this.patch_embedding.forward(latents.to(dtype))); // [B D t y x]
       const grid = patches.shape.slice(2) as [number, number, number];
+      const rows = scope(() => patches.flatten(2).transpose(1, 2).contiguous()); // [B S D], dense for the fused kernels
+      if (tap === undefined) patches.dispose();
       const rope = this.#rope(grid, latents.device, tap);
 
       const times = timestep.ndim === 1 ? timestep.unsqueeze(1) : timestep; // [B 1] or [B S]
@@ -163,7 +165,7 @@ export class WanTransformer extends Module {
 
       const x = overTokens(
         {
-          tokens: [patches.flatten(2).transpose(1, 2).contiguous(), 1], // [B S D], dense rows for the fused kernels
+          tokens: [rows, 1],
           cos: [rope.cos, 0],
           sin: [rope.sin, 0],
           time: [modulation.unflatten(-1, [6, -1]), timestep.ndim === 1 ? null : 1],
