@@ -23,7 +23,7 @@ function open(model: Pipeline, residency: Residency, events: string[]): Experts 
     async open({ name }) {
       const held = await residency.acquire(
         {
-          ...{ hook: "family", id: name, key: name, bytes: () => 8, unloaded: () => undefined },
+          ...{ hook: "family", id: name, origin: name, key: name, bytes: () => 8, unloaded: () => undefined },
           async load() {
             events.push(`load ${name}`);
             return { [Symbol.asyncDispose]: async () => void events.push(`drop ${name}`) };

@@ -112,7 +112,15 @@ test("what memory is refused to as a whole comes by blocks, unless the request s
   /** Admission as a runner does it: another job's network holds most of the memory. */
   const acquire = (id: string, bytes: number): ReturnType<Residency["acquire"]> =>
     residency.acquire(
-      { hook: "family", id, key: id, bytes: () => bytes, load: async () => undefined, unloaded: () => undefined },
+      {
+        hook: "family",
+        id,
+        origin: id,
+        key: id,
+        bytes: () => bytes,
+        load: async () => undefined,
+        unloaded: () => undefined,
+      },
       signal,
     );
   const other = await acquire("another", 70);

@@ -31,6 +31,7 @@ import { checkNeeds } from "./plan.ts";
 import { ProgressMeter } from "./progress.ts";
 import { living, Pulse } from "./pulse.ts";
 import type { Held, Residency } from "./residency.ts";
+import { fileStamp } from "./stamp.ts";
 import { CodeUsed, Units } from "./unit.ts";
 import type { UsesLog } from "./uses.ts";
 
@@ -314,7 +315,12 @@ class JobContext implements Context {
         provider.load === undefined
           ? { state: undefined, release: () => undefined }
           : await host.residency.acquire(
-              this.#loading(provider, parsed, culprit, { limit, pulse: turns(), ...own }),
+              this.#loading(provider, parsed, culprit, {
+                limit,
+                pulse: turns(),
+                stamp: await fileStamp(parsed),
+                ...own,
+              }),
               this.signal,
             );
       const held: Held = {
@@ -361,15 +367,22 @@ class JobContext implements Context {
     provider: AnyProvider,
     options: Record<string, unknown>,
     culprit: Culprit,
-    { limit, pulse, ...own }: { readonly limit: number; readonly pulse: Pulse; readonly device?: string },
+    {
+      limit,
+      pulse,
+      stamp,
+      ...own
+    }: { readonly limit: number; readonly pulse: Pulse; readonly stamp: string; readonly device?: string },
   ): Parameters<Residency["acquire"]>[0] {
     const { hook, id } = culprit;
     // What a load uses stays in use as long as what it loaded.
     const held = new Set<Held>();
+    const origin = `${own.device ?? ""} ${hook} ${id} ${textDigest(JSON.stringify(options))}`;
     return {
       hook,
       id,
-      key: `${own.device ?? ""} ${hook} ${id} ${textDigest(JSON.stringify(options))}`,
+      origin,
+      key: `${origin} ${textDigest(stamp)}`,
       // Shapes take no memory.
       isShape: own.device === OUTLINED,
       bytes: () => (own.device === OUTLINED ? 0 : (provider.bytes?.(options) ?? 0)),

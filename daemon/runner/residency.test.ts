@@ -4,11 +4,17 @@ import { type LoadRequest, Residency } from "./residency.ts";
 
 const never = new AbortController().signal;
 
-function request(id: string, bytes: number, events: string[], how: { ms?: number; fail?: boolean } = {}): LoadRequest {
+function request(
+  id: string,
+  bytes: number,
+  events: string[],
+  how: { ms?: number; fail?: boolean; version?: number } = {},
+): LoadRequest {
   return {
     hook: "family",
     id,
-    key: id,
+    origin: id,
+    key: `${id} ${how.version ?? 1}`,
     bytes: () => bytes,
     load: async (signal) => {
       events.push(`load ${id}`);
@@ -55,6 +61,21 @@ test("idle states make room, the longest idle first; those in use stay", async (
   b.release();
   await residency.acquire(request("d", 20, events), never);
   expect(events.slice(5)).toEqual(["dispose b", "unloaded b", "load d"]);
+});
+
+test("what was loaded from files that have changed leaves when they are loaded anew; not while somebody uses it", async () => {
+  const events: string[] = [];
+  await using residency = new Residency({ budget: 100, keepAliveMs: 10_000 });
+  const [first, second] = [
+    await residency.acquire(request("a", 10, events), never),
+    await residency.acquire(request("a", 10, events, { version: 2 }), never),
+  ];
+  expect(second.state).not.toBe(first.state);
+  expect(events).toEqual(["load a", "load a"]);
+  first.release();
+  second.release();
+  (await residency.acquire(request("a", 10, events, { version: 3 }), never)).release();
+  expect(events.slice(2).sort()).toEqual(["dispose a", "dispose a", "load a", "unloaded a", "unloaded a"]);
 });
 
 test("an idle state leaves after its time, or when told to", async () => {

@@ -1,4 +1,4 @@
-/** What is loaded: one state for each hook, id and options; kept while idle, evicted by time and by bytes. */
+/** What is loaded: one state for each hook, id, options and state of the files that these name; kept while idle, evicted by time and by bytes. */
 import { type State, WaverError } from "../../plugins/index.ts";
 import { admit, type Claim } from "./plan.ts";
 import { Pulse } from "./pulse.ts";
@@ -9,7 +9,9 @@ const DISPOSE_SECONDS = 60;
 export interface LoadRequest {
   readonly hook: string;
   readonly id: string;
-  /** Equal keys share one state. */
+  /** Hook, id and options: where it is loaded from. */
+  readonly origin: string;
+  /** Equal keys share one state: the origin, and what its files are at the time. */
   readonly key: string;
   /** It is shapes alone: kept like any other, but nothing that anyone would call resident. */
   readonly isShape?: boolean;
@@ -103,6 +105,8 @@ export class Residency implements AsyncDisposable {
       this.#options.budget,
       inUse.map((entry) => ({ hook: entry.request.hook, id: entry.request.id, bytes: entry.bytes })),
     );
+    // Nobody will ask again for what was loaded from files that have changed since.
+    for (const idle of this.#idle()) if (idle.request.origin === request.origin) this.#drop(idle);
     let room = this.#options.budget - this.#sum();
     for (const idle of this.#idle()) {
       if (room >= bytes) break;
