@@ -192,9 +192,9 @@ export interface Operation<I extends z.ZodObject, O extends z.ZodType> {
   readonly slots: Readonly<Record<string, Slot>>;
   /**
    * Outside files that the result depends on, read before the job starts. With it, equal content and equal options
-   * return the earlier result (`reused`). Absent: the job always runs.
+   * return the earlier result (`reused`). Absent, or null because only the job itself finds out: it always runs.
    */
-  readonly reads?: (input: z.output<I>) => readonly string[];
+  readonly reads?: (input: z.output<I>) => readonly string[] | null;
   /** Artefact and file paths in an output that must still exist for the result to be reused. */
   readonly writes?: (output: z.output<O>) => readonly string[];
   /** Several processes for this request instead of one; null: one. Networks of `family` then run on all of them. */

@@ -82,11 +82,11 @@ export class Reuse {
   }
 
   async #identity(operation: RegisteredOperation, parsed: ParsedBody): Promise<string | null> {
-    const { reads } = operation.declared ?? {};
-    if (reads === undefined) return null;
+    const files = operation.declared?.reads?.(parsed.input as never) ?? null;
+    if (files === null) return null;
     const { store, signal } = this.#options;
     const content: string[] = [];
-    for (const path of reads(parsed.input as never)) content.push(await contentDigest(path, store, signal));
+    for (const path of files) content.push(await contentDigest(path, store, signal));
     return reuseKey({
       operation: operation.name,
       body: parsed.body,

@@ -4,6 +4,7 @@
  * Components come from the model folder by their class, sampler and guide are slots. A killed job finds its text again in
  * seconds and its latents at the step where they were: work is published a step, a batch, a file at a time.
  */
+import { statSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import {
@@ -66,17 +67,20 @@ export const generate = defineOperation({
   }),
   slots: generateSlots,
   reads: ({ model, promptFile, image, lastImage, latents, component, lora, lora2 = [] }) =>
-    [
-      model,
-      promptFile,
-      image,
-      lastImage,
-      latents?.replace(/#[^#/]*$/, ""),
-      ...component.map((text) => replacementSpec(text).path),
-      ...[...lora, ...lora2].map((text) => adapterSpec(text).path),
-    ]
-      .filter((path) => path !== undefined)
-      .filter((path) => !Digest.safeParse(path).success),
+    // the other parts of a model that is one file lie elsewhere, and only its layout knows where
+    isFile(model)
+      ? null
+      : [
+          model,
+          promptFile,
+          image,
+          lastImage,
+          latents?.replace(/#[^#/]*$/, ""),
+          ...component.map((text) => replacementSpec(text).path),
+          ...[...lora, ...lora2].map((text) => adapterSpec(text).path),
+        ]
+          .filter((path) => path !== undefined)
+          .filter((path) => !Digest.safeParse(path).success),
   ranks: ranksOf,
   writes: ({ items }) =>
     items.flatMap(({ path, latents, frames }) => [path, latents, frames].filter((each) => each !== undefined)),
@@ -167,6 +171,8 @@ const planned = (request: GenerateInput, picks: Picks, model: Pipeline, ctx: Con
       return null;
     }
   });
+
+const isFile = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
 
 const operatorsOf = async () => (await import("../runner/generation/outlines.ts")).operators;
 
