@@ -15,6 +15,7 @@ import {
   normRope,
   RMSNorm,
   type RopeTable,
+  scope,
   type Tensor,
   type TokenWindows,
   tensor,
@@ -109,7 +110,12 @@ export class Mlp extends Module {
   }
 
   forward(x: Tensor): Tensor {
-    return this.fc2.forward(this.activation(this.fc1.forward(x)));
+    return scope(() => {
+      const inner = this.fc1.forward(x);
+      const active = this.activation(inner);
+      inner.dispose();
+      return this.fc2.forward(active);
+    });
   }
 }
 
@@ -132,12 +138,14 @@ class Stream extends Heads {
   }
 
   before(x: Tensor, mod: Modulation, rope: RopeTable | null): [Tensor, Tensor, Tensor] {
-    return this.split(this.qkv.forward(modulatedLayerNorm(x, mod, EPS)), rope);
+    return scope(() => this.split(this.qkv.forward(modulatedLayerNorm(x, mod, EPS)), rope));
   }
 
   after(x: Tensor, attended: Tensor, [first, second]: readonly [Modulation, Modulation]): Tensor {
-    const [h, normed] = gatedAddNorm(x, this.proj.forward(attended), first.gate, second, EPS);
-    return gatedAdd(h, this.mlp.forward(normed), second.gate);
+    return scope(() => {
+      const [h, normed] = scope(() => gatedAddNorm(x, this.proj.forward(attended), first.gate, second, EPS));
+      return gatedAdd(h, this.mlp.forward(normed), second.gate);
+    });
   }
 
   modulations(vec: Tensor): readonly [Modulation, Modulation] {
@@ -159,10 +167,15 @@ export class DualBlock extends Module {
   forward(video: Tensor, text: Tensor, kind: LayerKind, shared: Shared): [video: Tensor, text: Tensor] {
     const modVideo = this.video.modulations(shared.vec);
     const modText = this.text.modulations(shared.vec);
-    const ofVideo = this.video.before(video, modVideo[0], shared.rope.video);
-    const ofText = this.text.before(text, modText[0], null);
-    const [q, k, v] = ofText.map((each, i) => cat([each, ofVideo[i]!], 1)) as [Tensor, Tensor, Tensor];
-    const attended = attention(q, k, v, kind, shared);
+    // a long clip's tokens are gigabytes: what is done with goes at once
+    const attended = scope(() => {
+      const joint = scope(() => {
+        const ofVideo = this.video.before(video, modVideo[0], shared.rope.video);
+        const ofText = this.text.before(text, modText[0], null);
+        return ofText.map((each, i) => cat([each, ofVideo[i]!], 1)) as [Tensor, Tensor, Tensor];
+      });
+      return attention(...joint, kind, shared);
+    });
     const [attText, attVideo] = attended.split([text.size(1), video.size(1)], 1) as [Tensor, Tensor];
     return [this.video.after(video, attVideo, modVideo), this.text.after(text, attText, modText)];
   }
@@ -186,11 +199,17 @@ export class SingleBlock extends Heads {
   forward(tokens: Tensor, kind: LayerKind, shared: Shared): Tensor {
     const D = tokens.size(-1);
     const mod = modulations(this.mod, shared.vec, 1)[0]!;
-    const [qkv, hidden] = this.fused_in
-      .forward(modulatedLayerNorm(tokens, mod, EPS))
-      .split([3 * D, MLP_RATIO * D], -1) as [Tensor, Tensor];
-    const attended = attention(...this.split(qkv, shared.rope.joint), kind, shared);
-    return gatedAdd(tokens, this.fused_out.forward(cat([attended, geluTanh(hidden)], -1)), mod.gate);
+    const beside = scope(() => {
+      const [qkv, hidden] = scope(() => {
+        const wide = this.fused_in.forward(modulatedLayerNorm(tokens, mod, EPS));
+        return wide.split([3 * D, MLP_RATIO * D], -1) as [Tensor, Tensor];
+      });
+      const attended = scope(() => attention(...this.split(qkv, shared.rope.joint), kind, shared));
+      const active = geluTanh(hidden);
+      for (const each of [qkv, hidden]) each.dispose();
+      return cat([attended, active], -1);
+    });
+    return gatedAdd(tokens, this.fused_out.forward(beside), mod.gate);
   }
 }
 

@@ -17,6 +17,7 @@ import {
   type Parameter,
   type RopeTable,
   rope3d,
+  scope,
   type Tensor,
   tensor,
   throughBlocks,
@@ -139,7 +140,12 @@ export class WaverTransformer extends Module {
     };
 
     const patches = this.#patchify(cat([latents, known.latents, known.mask], 1).to(dtype), grid);
-    let video = tap("tokens", tap("patch_embed", this.patch_embed.forward(patches)).add(this.#positions(grid)));
+    // a long clip's tokens are gigabytes: what is done with goes at once, unless somebody looks at it
+    const briefly = taps === undefined ? scope : <T>(make: () => T): T => make();
+    let video = tap(
+      "tokens",
+      briefly(() => tap("patch_embed", this.patch_embed.forward(patches)).add(this.#positions(grid))),
+    );
     const textInput = this.text.forward(input);
     const text = tap("text", textInput.states);
     const vec = tap("vec", this.time.forward(timeFeatures(input.t).to(dtype)));
@@ -160,9 +166,11 @@ export class WaverTransformer extends Module {
         },
         { keep },
       );
+      const joint = cat(streams.toReversed(), 1);
+      if (!keep && this.dual.length > 0) for (const each of streams) each.dispose();
       const tokens = throughBlocks(
         this.single,
-        cat(streams.toReversed(), 1),
+        joint,
         (block, x, i) => tap(`single.${i}`, block.forward(x, this.#kinds[this.dual.length + i]!, shared)),
         { keep },
       );
