@@ -8,12 +8,13 @@ import type { RegisteredOperation, Registry } from "../plugins/registry.ts";
 import type { Lease } from "../runner/protocol.ts";
 import { isTerminal, type JobEvent, type JobId, type JobView, PREVIEW, type Status } from "../wire.ts";
 import { laneOfPlace } from "./calls.ts";
-import { alone, Dispatch, type InDaemon } from "./dispatch.ts";
+import { Dispatch, type InDaemon } from "./dispatch.ts";
 import { WorkFolders } from "./folders.ts";
 import { EventHub } from "./hub.ts";
 import { bodyHash, childKey } from "./identity.ts";
 import { clock, Loop } from "./loop.ts";
 import type { ProcessProgram } from "./process.ts";
+import { Queries } from "./queries.ts";
 import { Reuse } from "./reuse.ts";
 import { Room } from "./room.ts";
 import { restore } from "./scheduler.ts";
@@ -45,8 +46,6 @@ export interface Submission {
   readonly priority?: number;
 }
 
-/** Longest that a query may take before it is cut off: it is a question, not work. */
-const QUERY_MS = 120_000;
 /** A preview is a few hundred kilobytes at most. */
 const MAX_PREVIEW = 2 << 20;
 
@@ -61,6 +60,7 @@ export class Jobs {
   readonly #answers = new Map<JobId, (refusal: ErrorBody | null) => void>();
   readonly #locks = new Map<string, Promise<unknown>>();
   readonly #closing = new AbortController();
+  readonly #queries: Queries;
   readonly #reuse: Reuse;
   readonly #room: Room;
   readonly #upkeep: Upkeep;
@@ -116,6 +116,7 @@ export class Jobs {
       fatal: options.fatal,
     });
     this.#dispatch.attach(this.#loop);
+    this.#queries = new Queries({ ...options, fleet: this.#fleet, dispatch: this.#dispatch, folders: this.#folders });
     this.#upkeep = new Upkeep({
       store,
       room: this.#room,
@@ -175,63 +176,7 @@ export class Jobs {
 
   /** Asks a query operation. Not journalled: a lost answer is asked for again. */
   async query(name: string, body: unknown, signal: AbortSignal): Promise<unknown> {
-    const operation = this.operation(name);
-    const parsed = operation.parse(body);
-    const id = newJobId();
-    const folder = `query_${id}`;
-    const late = AbortSignal.timeout(QUERY_MS);
-    const until = AbortSignal.any([signal, this.#closing.signal, late]);
-    try {
-      return await this.#asked(operation, parsed.body, id, folder, until);
-    } catch (error) {
-      if (late.aborted)
-        throw new WaverError("plugin_timeout", `${name} did not answer within ${QUERY_MS / 1000} s`, { cause: error });
-      throw error;
-    } finally {
-      await this.#folders.remove(folder);
-    }
-  }
-
-  async #asked(
-    operation: RegisteredOperation,
-    body: Readonly<Record<string, unknown>>,
-    id: JobId,
-    folder: string,
-    signal: AbortSignal,
-  ): Promise<unknown> {
-    const workDir = this.#folders.open(folder);
-    const lane = laneOfPlace(operation.place);
-    if (lane === DAEMON_LANE)
-      return this.#options.inDaemon.execute(operation.name, body, {
-        signal,
-        workDir,
-        progress: () => undefined,
-        log: (level, event, fields) => this.#options.log(level, event, fields),
-        use: alone,
-        submit: alone,
-      });
-    const process = await this.#fleet.forCall(lane, signal);
-    const lease: Lease = { job: id, attempt: 1, token: clock().token() };
-    const answer = Promise.withResolvers<unknown>();
-    const stop = (): void => {
-      process.send({ type: "cancel", job: id });
-      answer.reject(new WaverError("cancelled", "the request was cancelled"));
-    };
-    this.#dispatch.queries.set(lease.token, {
-      done: answer.resolve,
-      fail: (error) => answer.reject(WaverError.fromBody(error)),
-    });
-    process.jobs.set(id, lease);
-    signal.addEventListener("abort", stop, { once: true });
-    try {
-      process.send({ type: "run", lease, operation: operation.name, input: { ...body }, workDir });
-      return await answer.promise;
-    } finally {
-      signal.removeEventListener("abort", stop);
-      this.#dispatch.queries.delete(lease.token);
-      process.jobs.delete(id);
-      this.#fleet.release(process);
-    }
+    return this.#queries.ask(this.operation(name), newJobId(), body, AbortSignal.any([signal, this.#closing.signal]));
   }
 
   operation(name: string): RegisteredOperation {

@@ -9,17 +9,9 @@ import type { ErrorBody } from "../../plugins/errors.ts";
 import type { Lease } from "../runner/protocol.ts";
 import { isTerminal, type JobEvent, type JobId, type JobState } from "../wire.ts";
 import { backoffMs, CANCELLED, crashLoop, heldError, MAX_DEATHS, MAX_PAUSES, refusal } from "./failures.ts";
-import {
-  type Clock,
-  type Decision,
-  type Found,
-  isActive,
-  type Lane,
-  type Live,
-  type SchedulerEvent,
-  type SchedulerState,
-} from "./state.ts";
+import type { Clock, Decision, Found, Lane, Live, SchedulerEvent, SchedulerState } from "./state.ts";
 import type { JobChange, JobRow } from "./store.ts";
+import { whoIsNext } from "./turns.ts";
 
 /** A job that does not answer a cancel within this time loses its process. */
 const CANCEL_GRACE_MS = 10_000;
@@ -154,38 +146,14 @@ class Step {
     return live;
   }
 
-  /** Starts whatever may start, best first: jobs whose child has answered, then by priority and age. */
+  /** Starts whatever may start. */
   fill(): void {
-    if (this.#state.draining) return;
-    const active = new Map<Lane, number>();
-    const folders = new Set<string>();
-    const ready: Live[] = [];
-    for (const live of this.#state.jobs.values()) {
-      if (live.row.state === "running") {
-        folders.add(live.row.workKey);
-        if (isActive(live)) active.set(live.lane, (active.get(live.lane) ?? 0) + 1);
-        else if (live.answer !== null) ready.push(live);
-      } else if (live.prepared && !live.held && live.notBefore <= this.#clock.mono) ready.push(live);
-    }
-    if (ready.length === 0) return;
-    ready.sort(
-      (a, b) =>
-        Number(b.answer !== null) - Number(a.answer !== null) ||
-        b.row.priority - a.row.priority ||
-        a.row.age - b.row.age,
-    );
-    for (const live of ready) {
-      const used = active.get(live.lane) ?? 0;
-      if (used >= this.#state.sizeOf(live.lane)) continue;
-      if (live.answer !== null) {
+    for (const live of whoIsNext(this.#state, this.#clock.mono)) {
+      if (live.answer === null) this.#start(live);
+      else {
         this.#deliver(live, live.answer.call, live.answer.child);
         live.answer = null;
-      } else {
-        if (folders.has(live.row.workKey)) continue;
-        folders.add(live.row.workKey);
-        this.#start(live);
       }
-      active.set(live.lane, used + 1);
     }
   }
 
