@@ -40,7 +40,7 @@ import {
  * Minor: a new hook or an optional field. Major: anything else. 0.x until generation, curation and training have all been
  * built on it, and there both stand one place further right.
  */
-export const HOOK_API = "0.1.5";
+export const HOOK_API = "0.1.6";
 
 export type Mode = "pick" | "chain" | "gather";
 

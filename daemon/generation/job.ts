@@ -10,7 +10,6 @@ import {
   type Context,
   type Denoiser,
   Digest,
-  type Guide,
   type Offload,
   type Pick,
   type Picks,
@@ -24,6 +23,7 @@ import { adapted, described, namedAdapters } from "./adapters.ts";
 import { Conditions, optionsOf } from "./conditions.ts";
 import { fileDigest } from "./digest.ts";
 import { Experts, recording } from "./experts.ts";
+import { Guides } from "./guides.ts";
 import { handedOut } from "./handed-out.ts";
 import type { Meter } from "./meter.ts";
 import { negativeOf, type Pipeline, pathFor } from "./pipeline.ts";
@@ -169,6 +169,7 @@ export class Generation implements Disposable {
       ),
     };
     const before = held.keep(t.loadProgress(saved, ctx.device));
+    if (before !== undefined) guides.restore(before.guides);
     using cache = isPlain ? undefined : await this.#acceleration(before?.memory);
     const start = held.keep(
       t.started(batch, ctx.device, ({ seed, index }) =>
@@ -182,7 +183,7 @@ export class Generation implements Disposable {
       });
       const { which } = experts.current;
       const accelerated = cache?.around(predictions, { network: which, ...at }) ?? predictions;
-      return guides[which]({
+      return guides.of(which)({
         ...at,
         latents: x,
         predict(branch, how) {
@@ -211,7 +212,7 @@ export class Generation implements Disposable {
         t.assertFinite(x, "denoising", ` at step ${step + 1} of ${numSteps}`);
         const now = performance.now();
         if (step + 1 < numSteps && now - savedAt > Math.max(SAVE_MS, cost / SAVE_SHARE)) {
-          t.saveProgress(saved, { step, latents: x, state, memory: cache?.memory() });
+          t.saveProgress(saved, { step, latents: x, state, guides: () => guides.save(), memory: cache?.memory() });
           savedAt = performance.now();
           cost = savedAt - now;
         }
@@ -331,13 +332,11 @@ export class Generation implements Disposable {
     return ctx.use("sample", id, { ...pathFor(model.sampler, id, "sample", ctx), ...options });
   }
 
-  /** Guides of their own for each batch, since some remember earlier steps: one for each denoiser, or one for both. */
-  async #guides(): Promise<readonly [Guide, Guide]> {
-    const open = async ({ id, ...options }: Pick): Promise<Guide> => (await this.ctx.use("guide", id, options))({});
-    const first = await open(this.picks["guide"] as Pick);
-    const second = this.picks["guide2"] as Pick | undefined;
-    if (second !== undefined) this.#refuseSecond("guide2");
-    return [first, second === undefined ? first : await open(second)];
+  /** Of their own for each batch, since some remember earlier steps. */
+  async #guides(): Promise<Guides> {
+    const { guide, guide2 } = this.picks as { guide: Pick; guide2?: Pick };
+    if (guide2 !== undefined) this.#refuseSecond("guide2");
+    return Guides.open(guide2 === undefined ? [guide] : [guide, guide2], this.ctx);
   }
 
   async #acceleration(memory: AcceleratorMemory | undefined): Promise<Acceleration | undefined> {

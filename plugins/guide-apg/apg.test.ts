@@ -96,7 +96,11 @@ test("momentum sums over steps and starts anew with a sample", () => {
     const running = new Momentum(-0.5);
     running.update(difference);
     expect(allClose(running.update(difference), difference.mul(0.5), { atol: 1e-6 })).toBe(true);
+    const other = new Momentum(-0.5);
+    other.restore(running.save());
+    expect(allClose(other.update(difference), running.update(difference), { atol: 0 })).toBe(true);
     running.reset();
+    expect(running.save()).toEqual({});
     expect(running.update(difference)).toBe(difference);
   });
 });

@@ -65,4 +65,11 @@ export class Momentum {
   reset(): void {
     this.#sum = undefined;
   }
+
+  save(): Record<string, Tensor> {
+    return this.#sum === undefined ? {} : { sum: tensor(this.#sum) };
+  }
+  restore({ sum }: Readonly<Record<string, Tensor>>): void {
+    this.#sum = sum?.toFloat32Array();
+  }
 }

@@ -32,7 +32,8 @@ async function guideOf(
       settings.threshold === "scaled" ? 27 * Math.sqrt((C * h * w) / ELEMENTS_720P) : settings.threshold;
     return apg(cond, uncond, running?.update(difference) ?? difference, { ...settings, threshold }).prediction;
   };
-  return Object.assign(guide, { passes: () => (settings.scale === 1 ? 1 : 2) });
+  const passes = () => (settings.scale === 1 ? 1 : 2);
+  return Object.assign(guide, { passes, ...(running === undefined ? {} : { memory: running }) });
 }
 
 export default definePlugin({

@@ -16,8 +16,8 @@ const GENERATIONS = isLong ? 24 : 2;
 /** Long enough that the state of the denoising is saved on the way, not only that of what is finished. */
 const STEPS = isLong ? 900 : 240;
 
-/** In half of them: what it remembers must be there again as well. */
-const CACHE = { id: "first-block", threshold: 0.3 };
+/** In half of them: what these remember must be there again as well. */
+const REMEMBERING = { cache: { id: "first-block", threshold: 0.3 }, guide: { id: "apg", scale: 5, momentum: -0.5 } };
 
 const sha256 = (path: string): string => createHash("sha256").update(readFileSync(path)).digest("hex");
 
@@ -44,7 +44,7 @@ test(
     const { seconds } = await daemon.client.wait(warm.id);
     const wanted = sha256(whole.output);
     expect(sha256(warm.output)).toBe(wanted);
-    const cached = await submit("cached", { cache: CACHE });
+    const cached = await submit("cached", REMEMBERING);
     const { cache } = (await daemon.client.wait(cached.id)).output as { cache: Savings };
     // some passes were cut and some were not
     expect(cache.cutPasses * (cache.passes - cache.cutPasses)).toBeGreaterThan(0);
@@ -54,11 +54,11 @@ test(
     const attempts: number[] = [];
     const stages: string[] = [];
     for (let n = 0; n < GENERATIONS; n++) {
-      // half of them with weights that come and go, which changes no number; half with a cache, either with either victim first
+      // half of them with weights that come and go, which changes no number; half with what remembers, either with either victim first
       const isCached = (n + (n >> 1)) % 2 === 1;
       const { id, output } = await submit(`killed-${n}`, {
         offload: n % 2 === 0 ? "auto" : "blocks",
-        ...(isCached ? { cache: CACHE } : {}),
+        ...(isCached ? REMEMBERING : {}),
       });
       const victims = n % 2 === 0 ? (["runner", "daemon"] as const) : (["daemon", "runner"] as const);
       for (const victim of victims) {

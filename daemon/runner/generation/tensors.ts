@@ -172,18 +172,25 @@ export interface Progress {
   readonly step: number;
   readonly latents: Tensor;
   readonly state: Readonly<Record<string, Tensor>>;
+  /** What guides remember of earlier steps. */
+  readonly guides: Readonly<Record<string, Tensor>>;
   /** What an accelerator remembers of earlier steps. */
   readonly memory?: AcceleratorMemory | undefined;
 }
 
-/** Written whole or not at all. */
-export function saveProgress(path: string, { step, latents, state, memory }: Progress): void {
+/** Written whole or not at all. `guides` makes its tensors for the file. */
+export function saveProgress(
+  path: string,
+  { step, latents, state, guides, memory }: Omit<Progress, "guides"> & { guides(): Progress["guides"] },
+): void {
   const under = (prefix: string, tensors: Readonly<Record<string, Tensor>>): Record<string, Tensor> =>
     Object.fromEntries(Object.entries(tensors).map(([name, value]) => [prefix + name, value]));
-  saveSafetensors(
-    path,
-    { latents, ...under("state.", state), ...under("memory.", memory?.tensors ?? {}) },
-    { step: String(step), ...(memory === undefined ? {} : { memory: JSON.stringify(memory.facts) }) },
+  scope(() =>
+    saveSafetensors(
+      path,
+      { latents, ...under("state.", state), ...under("guide.", guides()), ...under("memory.", memory?.tensors ?? {}) },
+      { step: String(step), ...(memory === undefined ? {} : { memory: JSON.stringify(memory.facts) }) },
+    ),
   );
 }
 
@@ -202,6 +209,7 @@ export function loadProgress(path: string, device: string): Progress | undefined
       step: Number(step),
       latents: read("latents"),
       state: under("state."),
+      guides: under("guide."),
       ...(memory === undefined ? {} : { memory: { tensors: under("memory."), facts: JSON.parse(memory) as unknown } }),
     };
   });
