@@ -185,6 +185,17 @@ test("outputs are shown by their shape", () => {
   ]);
 });
 
+test("figures come with their units, and what is words already stays as it is", () => {
+  const plan = { flops: 35441981266304, peakBytes: 246e6, seconds: 112, rates: { "memory 8 MiB GB/s": 44.41 } };
+  expect(outputLines(plan, styleOf({}, { LANG: "C" })).map((line) => line.trim().replace(/ +/g, " "))).toEqual([
+    "flops 35.4 TFLOP",
+    "peak bytes 246 MB",
+    "seconds 1:52",
+    "rates",
+    "memory 8 MiB GB/s 44.41",
+  ]);
+});
+
 test("styles follow the terminal and the environment", () => {
   expect(styleOf({ isTTY: true }, { LANG: "C.UTF-8" })).toMatchObject({ colour: true, unicode: true });
   expect(styleOf({ isTTY: true }, { LANG: "C.UTF-8", NO_COLOR: "1" })).toMatchObject({ colour: false, unicode: true });

@@ -70,8 +70,12 @@ export function clock(seconds: number): string {
   return h > 0 ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
 }
 
-export function bytes(count: number): string {
-  const units = ["B", "kB", "MB", "GB", "TB"];
+export const bytes = (count: number): string => scaled(count, ["B", "kB", "MB", "GB", "TB"]);
+/** Floating-point operations, as many. */
+export const flops = (count: number): string =>
+  scaled(count, ["FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"]);
+
+function scaled(count: number, units: readonly string[]): string {
   let value = count;
   let unit = 0;
   while (value >= 1000 && unit < units.length - 1) [value, unit] = [value / 1000, unit + 1];

@@ -2,7 +2,7 @@
 import { homedir } from "node:os";
 import { isAbsolute, relative } from "node:path";
 import type { JobView } from "../daemon/wire.ts";
-import { bytes, clock, numberText, padEnd, padStart, plain, type Style, widthOf } from "./style.ts";
+import { bytes, clock, flops, numberText, padEnd, padStart, plain, type Style, widthOf } from "./style.ts";
 
 type Bag = Readonly<Record<string, unknown>>;
 
@@ -68,14 +68,18 @@ const more = (count: number, indent: string, { dim }: Style): string[] =>
 
 function valueText(value: unknown, style: Style, key = ""): string {
   const { cyan, dim } = style;
-  if (typeof value === "number")
-    return /bytes$/i.test(key) ? bytes(value) : /seconds$/i.test(key) ? clock(value) : numberText(value);
+  if (typeof value === "number") return (UNITS.find(([pattern]) => pattern.test(key))?.[1] ?? numberText)(value);
   if (typeof value === "string")
     return isAbsolute(value) ? cyan(nearPath(value)) : plain(DIGEST.test(value) ? `${value.slice(0, 19)}...` : value);
   if (Array.isArray(value)) return value.map((each) => valueText(each, style, key)).join(" ");
   return typeof value === "object" ? dim(plain(JSON.stringify(value))) : String(value);
 }
 
+const UNITS = [
+  [/bytes$/i, bytes],
+  [/seconds$/i, clock],
+  [/flops$/i, flops],
+] as const;
 const DIGEST = /^sha256:[0-9a-f]{64}$/;
 
 /** The shorter of the absolute path and the one from here. */
@@ -86,14 +90,16 @@ function nearPath(path: string): string {
   return plain(here !== "" && !here.startsWith("..") ? here : absolute);
 }
 
-/** `numClips` -> `clips`, `peakBytes` -> `peak bytes`. */
+/** `numClips` -> `clips`, `peakBytes` -> `peak bytes`; what is words already stays as it is. */
 const words = (key: string): string =>
   plain(
-    key
-      .replace(/^num(?=[A-Z])/, "")
-      .replace(/([a-z0-9])([A-Z])/g, "$1 $2")
-      .replaceAll("_", " ")
-      .toLowerCase(),
+    key.includes(" ")
+      ? key
+      : key
+          .replace(/^num(?=[A-Z])/, "")
+          .replace(/([a-z0-9])([A-Z])/g, "$1 $2")
+          .replaceAll("_", " ")
+          .toLowerCase(),
   );
 
 const isBag = (value: unknown): value is Bag => value !== null && typeof value === "object" && !Array.isArray(value);
