@@ -9,7 +9,7 @@ import { basename } from "node:path";
 import { WaverError } from "../../plugins/errors.ts";
 import type { FrameBatch, FrameView } from "../../plugins/types.ts";
 import { type Child, descriptor, spawnChild } from "./child.ts";
-import { input, type Limits, quiet, rational, SCALING, VIDEO_ONLY } from "./ffmpeg.ts";
+import { input, type Limits, quiet, rational, VIDEO_ONLY } from "./ffmpeg.ts";
 import { readFailure, throwIfCancelled } from "./verdict.ts";
 
 export interface Span {
@@ -201,10 +201,12 @@ class Decoder {
 function filter(view: FrameView, rate: number): string {
   const { width: w, height: h } = view;
   // start_time 0 keeps the grid on the seek point; bicubic widens its kernel when it shrinks, so it does not alias.
+  // Colours come as OpenCV and PyAV read them, which the reference values of shot detection rest on (golden scene_detect_video):
+  // swscale's shortcuts darken 4:2:0 by 1.0 to 1.4 of 255 levels. accurate_rnd+full_chroma_int would not.
   const grid = `fps=fps=${rational(rate)}:start_time=0`;
   return view.fit === "stretch"
-    ? `${grid},scale=${w}:${h}:flags=${SCALING}`
-    : `${grid},scale=${w}:${h}:force_original_aspect_ratio=increase:flags=${SCALING},crop=${w}:${h}`;
+    ? `${grid},scale=${w}:${h}:flags=bicubic`
+    : `${grid},scale=${w}:${h}:force_original_aspect_ratio=increase:flags=bicubic,crop=${w}:${h}`;
 }
 
 /** Cuts a byte stream into batches of whole frames. Every batch has its own memory: the reader may keep it. */

@@ -36,12 +36,6 @@ export const limitsOf = (config: MediaConfig): Limits => ({
   stallSeconds: config.stallSeconds ?? 60,
 });
 
-/**
- * How pictures are scaled and their colours converted. swscale's own shortcuts repeat the colour of 4:2:0 over two by two
- * pixels and make frames 1.0 to 1.4 of 255 levels darker; exact arithmetic takes a tenth more of the time.
- */
-export const SCALING = "bicubic+accurate_rnd+full_chroma_int";
-
 type Env = Readonly<Record<string, string | undefined>>;
 
 /** Finds ffmpeg: the given path or WAVER_FFMPEG, PATH, ffmpeg-static, then what set-up put into the cache. */

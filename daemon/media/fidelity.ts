@@ -8,7 +8,7 @@
  */
 import { WaverError } from "../../plugins/errors.ts";
 import { spawnChild } from "./child.ts";
-import { fileUrl, type Limits, quiet, rational, SCALING } from "./ffmpeg.ts";
+import { fileUrl, type Limits, quiet, rational } from "./ffmpeg.ts";
 import { writeFailure } from "./verdict.ts";
 
 /** What every child of one written file shares. `target` is named when it fails. */
@@ -46,7 +46,7 @@ export const rawInput = ({ width, height, format, fps }: Raw, url: string): stri
 export const h264 = ({ chroma, crf }: Quality): string[] => [
   // Without these the matrix is a guess of each player; swscale's own default is BT.601, browsers assume 709 for HD.
   "-vf",
-  `scale=flags=${SCALING}:out_color_matrix=bt709:out_range=tv,format=${chroma}`,
+  `scale=flags=bicubic:out_color_matrix=bt709:out_range=tv,format=${chroma}`,
   "-colorspace",
   "bt709",
   "-color_primaries",
@@ -116,7 +116,7 @@ export async function hold(
 /** Decibels between what a file decodes to and raw pixels, in RGB, over all frames and channels. */
 async function psnr(run: Run, path: string, exact: Raw & { readonly path: string }): Promise<number> {
   // frame by frame: containers keep time in units of their own
-  const counted = `scale=flags=${SCALING},format=gbrp,settb=AVTB,setpts=N*1000`;
+  const counted = "format=gbrp,settb=AVTB,setpts=N*1000";
   const compare = `[0:v]${counted}[a];[1:v]${counted}[b];[a][b]psnr`;
   const threads = String(run.limits.threads);
   const said = await ffmpeg(run, [

@@ -38,8 +38,8 @@ export function degradePixels(
 const LUMA = [0.2126, 0.7152, 0.0722] as const;
 
 /**
- * Colour at half the resolution, as nearly every video file has it (4:2:0): shrunk and enlarged bicubically, as frames are
- * when they are written and read. pixels [... 3 H W], even sides.
+ * Colour at half the resolution, as nearly every video file has it (4:2:0): shrunk bicubically, as ffmpeg does when it
+ * writes, and repeated over two by two pixels, as it does when it reads. pixels [... 3 H W], even sides.
  */
 export function halveChroma(pixels: Tensor): Tensor {
   const [r, g, b] = pixels.unbind(-3) as [Tensor, Tensor, Tensor];
@@ -51,7 +51,7 @@ export function halveChroma(pixels: Tensor): Tensor {
       mode: "bicubic",
       antialias: true,
     });
-    return interpolate(small, { size: [H, W], mode: "bicubic" }).reshape(chroma.shape);
+    return interpolate(small, { size: [H, W], mode: "nearest" }).reshape(chroma.shape);
   };
   const [red, blue] = [luma.add(halved(r.sub(luma))), luma.add(halved(b.sub(luma)))];
   const green = luma.sub(red.mul(LUMA[0])).sub(blue.mul(LUMA[2])).div(LUMA[1]);
