@@ -166,9 +166,9 @@ export interface Codec extends AsyncDisposable {
 
 /** A decode under way. */
 export interface ChunkDecoder extends Disposable {
-  /** The next chunk [1 3 F H W], the caller's; undefined at the end. */
+  /** The next chunk [1 3 F H W], the caller's; F = 0 where frames are not done yet but some work is. Undefined at the end. */
   next(): Tensor | undefined;
-  /** All that the chunks to come need of those given so far; borrowed, until `next`. Undefined where there is but one chunk. */
+  /** All that the chunks to come need of those given so far; borrowed, until `next`. Undefined where it cannot be left. */
   memory(): Readonly<Record<string, Tensor>> | undefined;
 }
 

@@ -20,7 +20,7 @@ import { configOf, VaeCheckpoint } from "./checkpoint.ts";
 import { Chunks, type Tap } from "./chunk.ts";
 import { AutoencoderKLWan, joined, type Pass } from "./model.ts";
 import { stride, VaeConfig } from "./params.ts";
-import { type Tiling, tiledDecode, tiledEncode } from "./tiles.ts";
+import { decodeGrids, nextOf, type Tiling, tileDecoder, tiledDecode, tiledEncode } from "./tiles.ts";
 
 export interface Settings {
   readonly device: Device;
@@ -138,13 +138,11 @@ export class WanVae implements Codec {
   }
 
   *decodeChunks(latents: Tensor): Generator<Tensor> {
-    if (this.#settings.tiling !== undefined) {
-      using video = keep(this.decode(latents));
-      for (let from = 0; from < video.size(2); ) {
-        const count = from === 0 ? 1 : this.latent.stride[0];
-        yield scope(() => video.narrow(2, from, count).clone());
-        from += count;
-      }
+    if (this.#grids(latents) !== undefined) {
+      using decoder = this.decoder(latents);
+      for (let chunk = decoder.next(); chunk !== undefined; chunk = decoder.next())
+        if (chunk.size(2) > 0) yield chunk;
+        else chunk.dispose();
       return;
     }
     using z = keep(scope(() => this.#input(this.denormalise(latents)))); // between two chunks the caller's scope may end
@@ -156,7 +154,9 @@ export class WanVae implements Codec {
   }
 
   decoder(latents: Tensor, memory?: Readonly<Record<string, Tensor>>): ChunkDecoder {
-    if (latents.size(2) === 1 || this.#settings.tiling !== undefined) {
+    const grids = this.#grids(latents);
+    if (grids !== undefined) return this.#tileDecoder(latents, grids, memory);
+    if (latents.size(2) === 1) {
       const parts = this.decodeChunks(latents)[Symbol.iterator]() as Generator<Tensor>;
       return {
         next: () => nextOf(parts),
@@ -177,6 +177,31 @@ export class WanVae implements Codec {
       [Symbol.dispose]: () => {
         parts.return(undefined);
         chunks[Symbol.dispose]();
+        z.dispose();
+      },
+    };
+  }
+
+  #grids(latents: Tensor): ReturnType<typeof decodeGrids> {
+    return decodeGrids(this.#settings.tiling, latents, this.latent.stride);
+  }
+
+  #tileDecoder(
+    latents: Tensor,
+    grids: NonNullable<ReturnType<typeof decodeGrids>>,
+    memory: Readonly<Record<string, Tensor>> | undefined,
+  ): ChunkDecoder {
+    const z = keep(scope(() => this.#input(this.denormalise(latents))));
+    const { stride } = this.latent;
+    const decoder = tileDecoder(z, grids, stride, (tile) => this.module.decode(tile, this.#pass()), memory);
+    return {
+      next: () => {
+        using chunk = decoder.next();
+        return chunk?.clamp(-1, 1);
+      },
+      memory: () => decoder.memory(),
+      [Symbol.dispose]: () => {
+        decoder[Symbol.dispose]();
         z.dispose();
       },
     };
@@ -245,8 +270,3 @@ export class WanVae implements Codec {
     return this.#channelwise(this.#config.latents_std, like).reciprocal();
   }
 }
-
-const nextOf = (parts: Generator<Tensor>): Tensor | undefined => {
-  const next = parts.next();
-  return next.done === true ? undefined : next.value;
-};

@@ -2,7 +2,18 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Generator, randn, scope, setThreads, type Tensor, zeros } from "../../../native/index.ts";
+import {
+  allocatedBytes,
+  Generator,
+  noGrad,
+  peakBytes,
+  randn,
+  resetPeakBytes,
+  scope,
+  setThreads,
+  type Tensor,
+  zeros,
+} from "../../../native/index.ts";
 import type { Codec } from "../../../plugins/index.ts";
 import { WanVae } from "../../../plugins/wan-vae/codec.ts";
 import { tinyVae } from "../../../test/support/tiny-model.ts";
@@ -21,6 +32,23 @@ const latentsOf = (seed: number): Tensor => {
 };
 const chunked = (): WanVae => WanVae.load(join(scratch, "vae"), { device: "cpu", perChunk: 1 });
 
+const how = { fps: 8, keep: false, breathe: async (): Promise<void> => undefined };
+
+/** The codec's decoder, telling each time that it is asked for something. */
+const counted = (codec: WanVae, onNext: () => void): Codec =>
+  ({
+    decoder: (...given: Parameters<WanVae["decoder"]>) => {
+      const inner = codec.decoder(...given);
+      return {
+        ...inner,
+        next() {
+          onNext();
+          return inner.next();
+        },
+      };
+    },
+  }) as unknown as Codec;
+
 /** All frames, or as many as come before `until` of them is reached; `taken` counts what the codec decoded itself. */
 async function frames(
   codec: Codec,
@@ -29,13 +57,7 @@ async function frames(
   until = Number.POSITIVE_INFINITY,
 ): Promise<Uint8Array[]> {
   using latents = latentsOf(5);
-  using video = decoded(codec, latents, {
-    fps: 8,
-    keep: false,
-    resume: stem,
-    isDue: () => isDue,
-    breathe: async () => undefined,
-  });
+  using video = decoded(codec, latents, { ...how, resume: stem, isDue: () => isDue });
   const all: Uint8Array[] = [];
   for await (const { data, count, width, height, times } of video.frames) {
     expect(times[0]).toBeCloseTo(all.length / 8);
@@ -54,18 +76,7 @@ describe("a killed decode", () => {
       const stem = join(scratch, `after-${until}`);
       await frames(codec, stem, true, until);
       let asked = 0;
-      const counting = {
-        decoder: (...given: Parameters<WanVae["decoder"]>) => {
-          const inner = codec.decoder(...given);
-          return {
-            ...inner,
-            next: () => {
-              asked++;
-              return inner.next();
-            },
-          };
-        },
-      } as unknown as Codec;
+      const counting = counted(codec, () => asked++);
       expect(await frames(counting, stem, true)).toEqual(whole);
       // five chunks and the end; those from before the kill are read, not decoded
       expect(asked).toBe(6 - (1 + (until - 1) / 4));
@@ -83,10 +94,82 @@ describe("a killed decode", () => {
     expect(await frames(codec, stem, true)).toEqual(whole);
     rmSync(`${stem}.rgb`);
     expect(await frames(codec, stem, true)).toEqual(whole);
-    const tiling = { size: [64, 64], stride: [48, 48] } as const; // of tiles none can be left
-    await using atOnce = WanVae.load(join(scratch, "vae"), { device: "cpu", tiling });
-    await frames(atOnce, join(scratch, "at-once"), true);
+    using latents = scope(() => latentsOf(5).narrow(2, 0, 1)); // a picture is one chunk
+    using video = decoded(codec, latents, { ...how, resume: join(scratch, "at-once"), isDue: () => true });
+    expect(await Array.fromAsync(video.frames)).toHaveLength(1);
     expect(existsSync(join(scratch, "at-once.decode"))).toBe(false);
+  });
+});
+
+describe("a killed decode in tiles", () => {
+  // 4 rows of 3 tiles, each of five latent frames, joined when they are there
+  const tiling = { size: [16, 16], stride: [8, 8] } as const;
+  const [perTile, all] = [5 + 1, 4 * 3 * (5 + 1) + 5 + 1];
+  const inTiles = (): WanVae => WanVae.load(join(scratch, "vae"), { device: "cpu", tiling });
+
+  /** All pixels and how often the codec was asked, or undefined where it was killed after so many times. */
+  async function pixels(stem: string | undefined, killedAfter = Number.POSITIVE_INFINITY) {
+    await using codec = inTiles();
+    using latents = latentsOf(5);
+    let asked = 0;
+    const counting = counted(codec, () => asked++);
+    const breathe = async (): Promise<void> => {
+      if (asked >= killedAfter) throw new Error("killed");
+    };
+    using video = decoded(counting, latents, { ...how, resume: stem, isDue: () => true, breathe });
+    try {
+      const batches = await Array.fromAsync(video.frames);
+      expect(batches.map(({ count }) => count)).toEqual([1, 4, 4, 4, 4]);
+      return { pixels: Buffer.concat(batches.map(({ data }) => data)), asked };
+    } catch (error) {
+      expect((error as Error).message).toBe("killed");
+      return undefined;
+    }
+  }
+
+  test("goes on after its last whole tile and gives the same frames", async () => {
+    const whole = (await pixels(undefined)) as NonNullable<Awaited<ReturnType<typeof pixels>>>;
+    expect(whole.asked).toBe(all);
+    {
+      await using codec = inTiles();
+      using latents = latentsOf(5);
+      using video = noGrad(() => codec.decode(latents));
+      using bytes = scope(() =>
+        video.div(2).add(0.5).clamp(0, 1).select(0, 0).permute([1, 2, 3, 0]).mul(255).round().to("uint8"),
+      );
+      expect(whole.pixels.equals(bytes.toArray() as Uint8Array)).toBe(true);
+    }
+    // within the first tile; after it; within a row and at its end; in the last tile; when all are there; among frames
+    for (const killedAfter of [3, 6, 29, 36, 70, 72, 74]) {
+      const stem = join(scratch, `tiles-${killedAfter}`);
+      expect(await pixels(stem, killedAfter)).toBeUndefined();
+      const done = Math.min(12, Math.floor(killedAfter / perTile));
+      expect(existsSync(`${stem}.decode`)).toBe(done > 0);
+      const resumed = await pixels(stem);
+      expect(resumed?.pixels.equals(whole.pixels)).toBe(true);
+      expect(resumed?.asked).toBe(all - done * perTile);
+      await forgetDecode(stem);
+      expect(existsSync(`${stem}.decode`) || existsSync(`${stem}.rgb`)).toBe(false);
+    }
+    // twice, with more tiles each time
+    const stem = join(scratch, "twice");
+    await pixels(stem, 20);
+    await pixels(stem, 20);
+    expect(await pixels(stem)).toEqual({ pixels: whole.pixels, asked: all - 6 * perTile });
+  });
+
+  test("holds no more than one that is not saved", async () => {
+    await using codec = inTiles();
+    using latents = latentsOf(5);
+    const peakOf = async (resume: string | undefined): Promise<number> => {
+      const before = allocatedBytes();
+      resetPeakBytes();
+      using video = decoded(codec, latents, { ...how, resume, isDue: () => true });
+      for await (const _ of video.frames);
+      return peakBytes() - before;
+    };
+    const plain = await peakOf(undefined);
+    expect(await peakOf(join(scratch, "memory"))).toBeLessThan(1.01 * plain);
   });
 });
 

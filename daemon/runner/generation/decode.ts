@@ -1,7 +1,7 @@
 /**
  * Latents to frames, one chunk of the codec at a time, and what a killed decode goes on from: the frames so far, as raw
- * pixels, and what the codec remembers of them. Saved no more often than it is worth: the memory of a large decode is
- * gigabytes, and writing it must stay small beside making it again.
+ * pixels, and what the codec remembers of them or, in tiles, has made towards them. Saved no more often than it is worth:
+ * the memory of a large decode is gigabytes, and writing it must stay small beside making it again.
  */
 import { closeSync, existsSync, fdatasyncSync, openSync, readSync, statSync, truncateSync, writeSync } from "node:fs";
 import { rm } from "node:fs/promises";
@@ -49,9 +49,10 @@ export function decoded(codec: Codec, latents: Tensor, how: DecodeOptions): Deco
     for (;;) {
       using chunk = computing(() => noGrad(() => chunks.next()));
       if (chunk === undefined) break;
-      assertFinite(chunk, "decoding", ` from frame ${done} on`);
       const [, , count, height, width] = chunk.shape as [number, number, number, number, number];
+      if (count > 0) assertFinite(chunk, "decoding", ` from frame ${done} on`);
       const data = scope(() => {
+        if (count === 0) return new Uint8Array();
         const video = chunk.to({ dtype: "float32", device: "cpu" }).div(2).add(0.5).clamp(0, 1).transpose(1, 2); // [1 F 3 H W]
         if (how.keep) kept.push(keep(video.contiguous()));
         return video.select(0, 0).permute([0, 2, 3, 1]).mul(255).round().to("uint8").toArray() as Uint8Array;
@@ -60,7 +61,7 @@ export function decoded(codec: Codec, latents: Tensor, how: DecodeOptions): Deco
         const memory = chunks.memory?.();
         if (memory !== undefined) saved?.add(data, { width, height }, memory);
       });
-      yield batchOf(data, { count, width, height }, done, how.fps);
+      if (count > 0) yield batchOf(data, { count, width, height }, done, how.fps);
       done += count;
       await how.breathe(done);
     }

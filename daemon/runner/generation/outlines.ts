@@ -195,7 +195,10 @@ export function forward(network: Denoiser, { shape, batch, texts, known, image }
 /** Latents to pixels, a chunk at a time. */
 export function decode(codec: Codec, shape: readonly number[]): void {
   for (const chunk of codec.decodeChunks(shaped(...shape))) {
-    scope(() => void chunk.to("float32").div(2).add(0.5).clamp(0, 1).mul(255).round().to("uint8"));
+    scope(() => {
+      const pixels = chunk.to("float32").div(2).add(0.5).clamp(0, 1).mul(255).round().to("uint8");
+      return void pixels.permute([0, 2, 3, 4, 1]).contiguous(); // packed, as an encoder wants them
+    });
     chunk.dispose();
   }
 }
