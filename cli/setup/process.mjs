@@ -114,13 +114,15 @@ export async function narrated(work, every, line) {
 
 /** Replaces this process as far as Node can: same terminal, signals passed on, same exit code. */
 export function handOver(command, args, env) {
-  const child = spawn(command, args, { stdio: "inherit", env });
+  // Before there is a child: a signal that came between the two would end this process and leave the child behind.
+  let child;
   // A terminal sends SIGINT to the whole group, so the child already has it; a second one would mean "at once".
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"]) {
     process.on(signal, () => {
       if (signal !== "SIGINT" || !process.stdin.isTTY) child.kill(signal);
     });
   }
+  child = spawn(command, args, { stdio: "inherit", env });
   child.on("error", (error) => {
     process.stderr.write(`waver: ${command} did not start: ${error.message}\n`);
     process.exit(126);
