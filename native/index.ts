@@ -11,7 +11,7 @@ export { Generator } from "./generator.ts";
 export * from "./nn/index.ts";
 export * from "./ops.ts";
 export * from "./optim/index.ts";
-export { type Outline, outline, outlinedBytes } from "./outline.ts";
+export { type Outline, outline, outlinedBytes, outlinedPeakBytes, resetOutlinedPeakBytes } from "./outline.ts";
 export * from "./parallel/index.ts";
 export type { Operand } from "./pointwise.ts";
 export { type MatmulPolicy, matmulPolicy, withMatmulDtype } from "./precision.ts";

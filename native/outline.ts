@@ -84,6 +84,9 @@ function shapeOf([q, k]: readonly Arg[]): AttentionShape {
 
 /** Bytes of all tensors without data that are alive. */
 export const outlinedBytes = (): number => addon().outlinedBytes();
+/** The most that they took at once since the last reset. */
+export const outlinedPeakBytes = (): number => addon().outlinedPeakBytes();
+export const resetOutlinedPeakBytes = (): void => addon().resetOutlinedPeakBytes();
 
 const tensorsOf = (args: readonly Arg[]): Tensor[] =>
   args.flatMap((arg) => (arg instanceof Tensor ? [arg] : Array.isArray(arg) ? tensorsOf(arg as readonly Arg[]) : []));

@@ -14,7 +14,6 @@ import {
   type Pick,
   type Picks,
   Task,
-  type Used,
   useFitting,
   WaverError,
 } from "../../plugins/index.ts";
@@ -26,9 +25,10 @@ import { Experts, recording } from "./experts.ts";
 import { Guides } from "./guides.ts";
 import { handedOut } from "./handed-out.ts";
 import type { Meter } from "./meter.ts";
-import { negativeOf, type Pipeline, pathFor } from "./pipeline.ts";
+import { negativeOf, type Pipeline } from "./pipeline.ts";
 import { encodePng, writePreview } from "./png.ts";
 import { type GenerateInput, keepsWhole, type Sample } from "./request.ts";
+import { samplerOf } from "./sampling.ts";
 import { Shape, shapeOf } from "./shape.ts";
 
 export const Item = z.object({
@@ -142,7 +142,11 @@ export class Generation implements Disposable {
     const { ctx, request } = this;
     const t = await this.#tensors();
     const { numSteps, latents: shape } = await this.#shape();
-    const [experts, family, sample] = [await this.#experts(), await this.#family(), await this.#sampler()];
+    const [experts, family, sample] = [
+      await this.#experts(),
+      await this.#family(),
+      await samplerOf(this.model, this.picks, ctx),
+    ];
     const guides = await this.#guides();
     const codec = this.#codec;
     const name = `latents-${(batch[0] as Sample).index}${isPlain ? "-plain" : ""}.safetensors`;
@@ -324,12 +328,6 @@ export class Generation implements Disposable {
       ...(request.keepFrames ? { frames: (await publish(`${stem}.frames.safetensors`, "frames")).path } : {}),
       ...(request.keepLatents ? { latents: (await publish(`${stem}.latents.safetensors`, "latents")).path } : {}),
     };
-  }
-
-  async #sampler(): Promise<Used<"sample">> {
-    const { ctx, model, picks } = this;
-    const { id, ...options } = (picks["sampler"] as Pick | undefined) ?? { id: model.sampler.id };
-    return ctx.use("sample", id, { ...pathFor(model.sampler, id, "sample", ctx), ...options });
   }
 
   /** Of their own for each batch, since some remember earlier steps. */

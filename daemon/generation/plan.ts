@@ -21,6 +21,7 @@ import { optionsOf } from "./conditions.ts";
 import { type Plan, StagePlan } from "./figures.ts";
 import { negativeOf, type Pipeline } from "./pipeline.ts";
 import { type GenerateInput, keepsWhole, samplesOf } from "./request.ts";
+import { planSampling } from "./sampling.ts";
 import { type Shape, shapeOf } from "./shape.ts";
 import { busy, type RanksPlan, sentBytes, sharingOf } from "./sharing.ts";
 import { inTiles, sidesFor } from "./tiles.ts";
@@ -56,6 +57,8 @@ interface Counted {
   /** Times that the measured work is done, when it is not one pass. */
   readonly times?: number;
   readonly besideBytes?: number;
+  /** What it has between two passes. */
+  readonly betweenBytes?: number;
 }
 /** Of one batch through one denoiser. */
 interface Passes {
@@ -113,13 +116,16 @@ class Planner {
       const image = held.keep(await this.#images(family, batch));
       const known = held.keep(this.#knownFrames(codec, family, shape));
       const passes = await this.#passes(shape);
+      const sampling = await planSampling({ request, model, picks: this.#picks, ctx }, family, shape, batch);
       const batches = Math.ceil(samples / batch);
       const cache = this.#picks["cache"] as Pick | undefined;
+      const atPreview = new Map<string, number>();
       for (const [i, network] of families.entries()) {
         const { total, steps } = passes[i] as Passes;
         const cold = total > steps ? 2 : Math.min(1, total); // first passes of each prompt: the others find its keys and values
         const component = networks[i]?.name as string;
-        const besideBytes = held.bytes([texts, known, image]);
+        const conditions = held.bytes([texts, known, image]);
+        const besideBytes = conditions + sampling.besidePass;
         const told = { shape: shape.latents, batch, texts, known, image };
         const before = engine.outlinedBytes();
         using accelerator = cache === undefined ? undefined : await this.#accelerator(cache);
@@ -131,11 +137,12 @@ class Planner {
         };
         this.#stage({ stage: "denoise", component, passes: cold * batches, besideBytes }, network, pass("positive"));
         const kept = engine.outlinedBytes() - before;
-        this.#stage(
-          { stage: "denoise", component, passes: (total - cold) * batches, besideBytes: besideBytes + cold * kept },
-          network,
-          pass("negative"),
-        );
+        const warm = {
+          ...{ passes: (total - cold) * batches, besideBytes: besideBytes + cold * kept },
+          betweenBytes: conditions + cold * kept + sampling.betweenPasses,
+        };
+        this.#stage({ stage: "denoise", component, ...warm }, network, pass("negative"));
+        atPreview.set(component, warm.besideBytes + shape.latents.reduce((a, b) => a * b, 4 * batch));
         const loras = (i === 1 ? request.lora2 : undefined) ?? request.lora;
         this.#adapters.set(component, await adapterBytes(loras, ctx));
         if (this.#sharing === null) continue;
@@ -158,6 +165,7 @@ class Planner {
         );
         if (i === 0) this.#busy = busy(this.#sharing, total / Math.max(1, steps), batch);
       }
+      this.#previews(codec, shape, atPreview);
       this.#decode(codec, shape, samples);
       return this.#sum(shape, samples, await this.#tiles(family, shape, samples));
     } finally {
@@ -175,6 +183,15 @@ class Planner {
     return this.#stage({ stage: "known frames", component: this.#model.codec.name, passes: 1 }, codec, () =>
       this.#engine.knownFrames(family, codec, shape, isGiven),
     );
+  }
+
+  /** Between two steps the codec takes a small frame, beside what is held then. */
+  #previews(codec: Codec, { latents }: Shape, beside: ReadonlyMap<string, number>): void {
+    const seconds = this.#stages.reduce((sum, each) => sum + (each.stage === "denoise" ? each.seconds : 0), 0);
+    const bytes = this.#engine.previewBytes(this.#ctx.device, codec, latents, seconds);
+    for (const [i, each] of this.#stages.entries())
+      if (each.stage === "denoise" && bytes > 0)
+        this.#stages[i] = { ...each, peakBytes: Math.max(each.peakBytes, (beside.get(each.component) ?? 0) + bytes) };
   }
 
   #decode(codec: Codec, shape: Shape, samples: number): void {
@@ -273,22 +290,22 @@ class Planner {
 
   /** Runs `work` once without data, counts it as often as it will be done, and hands its result on. */
   #stage<T>(
-    { stage, component, passes, times = passes, besideBytes = 0 }: Counted,
+    { stage, component, passes, times = passes, besideBytes = 0, betweenBytes = 0 }: Counted,
     { module }: Network,
     work: () => T,
   ): T {
     const { result, flops, seconds, peakBytes } = this.#engine.measured(this.#ctx.device, work);
-    if (passes === 0 || flops + peakBytes === 0) return result;
-    const sizes = this.#engine.sizesOf(module, this.#ctx.device);
     const at = this.#stages.findIndex((each) => each.stage === stage && each.component === component);
     const before = this.#stages[at];
+    if ((passes === 0 && before === undefined) || flops + peakBytes === 0) return result;
+    const sizes = this.#engine.sizesOf(module, this.#ctx.device);
     this.#stages.splice(at < 0 ? this.#stages.length : at, at < 0 ? 0 : 1, {
       stage,
       component,
       passes: passes + (before?.passes ?? 0),
       flops: flops * times + (before?.flops ?? 0),
       seconds: seconds * times + (before?.seconds ?? 0),
-      peakBytes: Math.max(peakBytes + besideBytes, before?.peakBytes ?? 0),
+      peakBytes: Math.max(peakBytes + besideBytes, betweenBytes, before?.peakBytes ?? 0),
       weightBytes: sizes.whole,
     });
     this.#sizes.set(component, sizes);

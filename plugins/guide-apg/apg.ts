@@ -58,7 +58,8 @@ export class Momentum {
       before === undefined
         ? guidance
         : guidance.add(tensor(before, { device: guidance.device }).reshape(guidance.shape).mul(this.momentum));
-    this.#sum = sum.toFloat32Array();
+    // of a plan there are no values, only how many
+    this.#sum = sum.device === "meta" ? new Float32Array(sum.numel) : sum.toFloat32Array();
     return sum;
   }
 

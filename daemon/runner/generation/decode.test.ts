@@ -18,6 +18,7 @@ import type { Codec } from "../../../plugins/index.ts";
 import { WanVae } from "../../../plugins/wan-vae/codec.ts";
 import { tinyVae } from "../../../test/support/tiny-model.ts";
 import { decoded, forgetDecode } from "./decode.ts";
+import { previewBytes } from "./outlines.ts";
 import { Preview } from "./preview.ts";
 
 setThreads(1);
@@ -200,6 +201,24 @@ describe("a preview", () => {
       for (const i of [0, 100, 700])
         expect(Math.abs((pixels[3 * i + 1] as number) - 255 * ((wanted[768 + i] as number) / 2 + 0.5))).toBeLessThan(1);
     }
+  });
+
+  test("takes what a plan says, where there is time for one", async () => {
+    await using real = chunked();
+    await using outlined = WanVae.load(join(scratch, "vae"), { device: "meta" });
+    using large = zeros([1, 4, 2, 90, 160]);
+    using time = zeros([1]);
+    let now = 0;
+    using preview = new Preview({ timeScale: 1, predicts: "noise-data" }, () => now);
+    const predict = preview.watching((latents) => latents);
+    now = 1000;
+    predict(large, time, at);
+    const before = allocatedBytes();
+    resetPeakBytes();
+    preview.take(real);
+    const taken = peakBytes() - before;
+    expect(Math.abs(taken / previewBytes("cpu", outlined, large.shape, 2) - 1)).toBeLessThan(0.02);
+    expect(previewBytes("cpu", outlined, large.shape, 0.9)).toBe(0);
   });
 
   test("takes a twentieth of the time at most", async () => {

@@ -30,6 +30,7 @@ import type {
   TextEncoder,
 } from "../../../plugins/index.ts";
 import type { Size } from "../../generation/request.ts";
+import { FIRST_MS, pixelsOf, smaller } from "./preview.ts";
 import { joinTexts, joinTokens, Held as Owned, repeatKnown } from "./tensors.ts";
 
 export class Held extends Owned {
@@ -201,4 +202,14 @@ export function decode(codec: Codec, shape: readonly number[]): void {
     });
     chunk.dispose();
   }
+}
+
+/** What a preview takes beside the denoising it interrupts; nothing where that is over before the first. */
+export function previewBytes(device: string, codec: Codec, shape: readonly number[], seconds: number): number {
+  const [, channels, , rows, columns] = shape as [number, number, number, number, number];
+  if (1000 * seconds < FIRST_MS) return 0;
+  const { peakBytes } = measured(device, () => {
+    pixelsOf(codec.decode(smaller(shaped(1, channels, 1, rows, columns))).float());
+  });
+  return peakBytes;
 }

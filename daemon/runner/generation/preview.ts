@@ -3,7 +3,7 @@ import { avgPool3d, keep, noGrad, scope, type Tensor } from "../../../native/ind
 import type { Codec, FlowConvention, SampleRequest } from "../../../plugins/index.ts";
 
 /** Before this nobody has waited long enough to want one. */
-const FIRST_MS = 1000;
+export const FIRST_MS = 1000;
 /** Decoding previews may take a twentieth of the time of a job, no more. */
 const SHARE = 20;
 /** Rows and columns of latents beyond which they are averaged down: 64 of them are 512 pixels. */
@@ -76,7 +76,7 @@ export class Preview implements Disposable {
   }
 }
 
-function smaller(latents: Tensor): Tensor {
+export function smaller(latents: Tensor): Tensor {
   const factor = Math.ceil(Math.max(latents.size(3), latents.size(4)) / MOST);
   return factor === 1 ? latents : avgPool3d(latents, [1, factor, factor]);
 }
@@ -84,8 +84,21 @@ function smaller(latents: Tensor): Tensor {
 /** video [1 3 1 H W] in [-1, 1] -> packed RGB. */
 function picturesque(video: Tensor): Picture {
   const [, , , height, width] = video.shape as [number, number, number, number, number];
-  // A prediction that is no number ends the job by its own guard; until then it is a grey picture.
-  const frame = video.to({ dtype: "float32", device: "cpu" }).select(0, 0).select(1, 0).permute([1, 2, 0]).nanToNum(0);
-  const pixels = frame.div(2).add(0.5).clamp(0, 1).mul(255).round().to("uint8").toArray() as Uint8Array;
+  const pixels = pixelsOf(video.to({ dtype: "float32", device: "cpu" })).toArray() as Uint8Array;
   return { pixels, width, height };
 }
+
+/** video [1 3 1 H W] in [-1, 1], float32 -> [H W 3], bytes. A prediction that is no number ends the job by its own guard; until then it is grey. */
+export const pixelsOf = (video: Tensor): Tensor =>
+  video
+    .select(0, 0)
+    .select(1, 0)
+    .permute([1, 2, 0])
+    .nanToNum(0)
+    .div(2)
+    .add(0.5)
+    .clamp(0, 1)
+    .mul(255)
+    .round()
+    .to("uint8")
+    .contiguous();

@@ -1,0 +1,35 @@
+/** The sampler of a request, and the latents that it and the guides hold. */
+import type { Context, Denoiser, Pick, Picks, Used } from "../../plugins/index.ts";
+import type { SamplingBytes } from "../runner/generation/sampling.ts";
+import { Guides } from "./guides.ts";
+import { type Pipeline, pathFor } from "./pipeline.ts";
+import type { GenerateInput } from "./request.ts";
+import type { Shape } from "./shape.ts";
+
+export async function samplerOf(model: Pipeline, picks: Picks, ctx: Context): Promise<Used<"sample">> {
+  const { id, ...options } = (picks["sampler"] as Pick | undefined) ?? { id: model.sampler.id };
+  return ctx.use("sample", id, { ...pathFor(model.sampler, id, "sample", ctx), ...options });
+}
+
+/** Of one batch. One that reads values cannot run without any: what it holds is left out of the plan, and said. */
+export async function planSampling(
+  { request, model, picks, ctx }: { request: GenerateInput; model: Pipeline; picks: Picks; ctx: Context },
+  { convention }: Denoiser,
+  { latents: [, ...rest], numSteps }: Shape,
+  batch: number,
+): Promise<SamplingBytes> {
+  const { samplingBytes } = await import("../runner/generation/sampling.ts");
+  const given = [picks["guide"], picks["guide2"]].filter((pick) => pick !== undefined) as Pick[];
+  const from = model.family2?.from ?? 0;
+  try {
+    const guides = await Guides.open(given, ctx);
+    return await samplingBytes(await samplerOf(model, picks, ctx), (t) => guides.of(t < from ? 1 : 0), {
+      ...{ shape: [batch, ...rest], numSteps, convention, signal: ctx.signal },
+      shift: request.shift,
+    });
+  } catch (error) {
+    ctx.signal.throwIfAborted();
+    ctx.log("sampling_not_planned", { reason: (error as Error).message });
+    return { besidePass: 0, betweenPasses: 0 };
+  }
+}
