@@ -17,6 +17,8 @@ export const StagePlan = z.object({
   peakBytes: count,
   /** As they are kept on the device: by blocks, in 8 bits, in a rank's part, with a CPU's copies in another layout, with adapters. */
   weightBytes: count,
+  /** Weights of blocks that come from elsewhere for their turns, all passes together. */
+  readBytes: count.default(0),
 });
 export type StagePlan = z.output<typeof StagePlan>;
 

@@ -85,6 +85,16 @@ test("auto leaves whole what fits, and a plan counts what is on the device at a 
   expect(weights(forced, "vae")).toBe(weights(whole, "vae"));
   expect(forced.peakBytes).toBeLessThan(whole.peakBytes);
   expect(forced.flops).toBe(whole.flops);
+  // blocks are read anew at every pass, as fast as the file can be read
+  for (const [stage, other] of forced.stages.map((each, i) => [each, whole.stages[i]] as const)) {
+    const comes = forced.offload.includes(stage.component);
+    const rate = forced.rates[`weights of ${stage.component} read GB/s`];
+    expect([stage.readBytes > 0, rate !== undefined, other?.readBytes]).toEqual([comes, comes, 0]);
+    if (!comes) continue;
+    expect(stage.readBytes / stage.passes).toBeLessThan(other?.weightBytes as number);
+    expect(stage.readBytes / stage.passes).toBeGreaterThan((other?.weightBytes as number) - stage.weightBytes);
+    expect(stage.seconds).toBeGreaterThan((0.9 * stage.readBytes) / ((rate as number) + 0.06) / 1e9); // said in tenths
+  }
 
   const needs = ({ component, weightBytes, peakBytes }: Plan["stages"][number]): number =>
     component === "vae" ? 0 : weights(whole, "vae") + weightBytes + peakBytes;

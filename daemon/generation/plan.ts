@@ -1,6 +1,6 @@
 /**
  * What a `generate` request would take, from shapes alone: its networks are loaded without data and run once a stage, and
- * the engine counts. No weights are read, and nothing here knows a model: whatever the components compute is what is counted.
+ * the engine counts. No weights are loaded, and nothing here knows a model: whatever the components compute is what is counted.
  */
 import {
   type Accelerator,
@@ -20,6 +20,7 @@ import { adapterBytes } from "./adapters.ts";
 import { optionsOf } from "./conditions.ts";
 import { type Plan, StagePlan } from "./figures.ts";
 import { negativeOf, type Pipeline } from "./pipeline.ts";
+import { withReading } from "./reading.ts";
 import { type GenerateInput, keepsWhole, samplesOf } from "./request.ts";
 import { planSampling } from "./sampling.ts";
 import { type Shape, shapeOf } from "./shape.ts";
@@ -37,7 +38,7 @@ export async function planGenerate(
   { asRank = false } = {},
 ): Promise<Plan> {
   const engine = await import("../runner/generation/outlines.ts");
-  return new Planner({ request, picks, model, ctx, engine, asRank }).plan();
+  return withReading(await new Planner({ request, picks, model, ctx, engine, asRank }).plan(), model);
 }
 
 interface Parts {
@@ -64,9 +65,6 @@ interface Counted {
 interface Passes {
   total: number;
   steps: number;
-}
-interface Network {
-  readonly module: Denoiser["module"];
 }
 
 class Planner {
@@ -291,7 +289,7 @@ class Planner {
   /** Runs `work` once without data, counts it as often as it will be done, and hands its result on. */
   #stage<T>(
     { stage, component, passes, times = passes, besideBytes = 0, betweenBytes = 0 }: Counted,
-    { module }: Network,
+    { module }: Readonly<Record<"module", Denoiser["module"]>>,
     work: () => T,
   ): T {
     const { result, flops, seconds, peakBytes } = this.#engine.measured(this.#ctx.device, work);
@@ -306,7 +304,7 @@ class Planner {
       flops: flops * times + (before?.flops ?? 0),
       seconds: seconds * times + (before?.seconds ?? 0),
       peakBytes: Math.max(peakBytes + besideBytes, betweenBytes, before?.peakBytes ?? 0),
-      weightBytes: sizes.whole,
+      ...{ weightBytes: sizes.whole, readBytes: 0 },
     });
     this.#sizes.set(component, sizes);
     return result;
@@ -330,13 +328,14 @@ class Planner {
     });
   }
 
-  /** As they are kept on this device. */
-  #weightsOf({ component, weightBytes }: StagePlan, offload: readonly string[]): number {
+  /** As they are kept on this device, and what of them is read at every pass. */
+  #weightsOf({ component, weightBytes: stored, passes }: StagePlan, offload: readonly string[]): Partial<StagePlan> {
     const sizes = this.#sizes.get(component);
     const adapters = this.#adapters.get(component) ?? 0;
     if (this.#sharing?.shardWeights === true && this.#adapters.has(component))
-      return sizes?.inParts(this.#sharing.ranks / this.#sharing.replicas) ?? weightBytes;
-    return adapters + (offload.includes(component) ? (sizes?.byBlocks ?? weightBytes) : weightBytes);
+      return { weightBytes: sizes?.inParts(this.#sharing.ranks / this.#sharing.replicas) ?? stored };
+    if (!offload.includes(component)) return { weightBytes: adapters + stored };
+    return { weightBytes: adapters + (sizes?.byBlocks ?? stored), readBytes: passes * (sizes?.blocks ?? 0) };
   }
 
   /** A rank's part: of a sequence its share of the tokens; of the time as much as is not others'. */
@@ -368,7 +367,7 @@ class Planner {
     const offload = this.#offloaded();
     const order = StagePlan.shape.stage.options;
     const stages = this.#stages
-      .map((stage) => this.#shared({ ...stage, weightBytes: this.#weightsOf(stage, offload) }))
+      .map((stage) => this.#shared({ ...stage, ...this.#weightsOf(stage, offload) }))
       .sort((a, b) => order.indexOf(a.stage) - order.indexOf(b.stage));
     const total = (value: (stage: StagePlan) => number): number => stages.reduce((sum, stage) => sum + value(stage), 0);
     const weights = new Map(stages.map(({ component, weightBytes }) => [component, weightBytes]));
