@@ -6,6 +6,9 @@ import { type Pipeline, pathFor } from "./pipeline.ts";
 import type { GenerateInput } from "./request.ts";
 import type { Shape } from "./shape.ts";
 
+/** Steps that a plan runs: long before, solvers remember as much as they ever will. */
+const MOST_STEPS = 10;
+
 export async function samplerOf(model: Pipeline, picks: Picks, ctx: Context): Promise<Used<"sample">> {
   const { id, ...options } = (picks["sampler"] as Pick | undefined) ?? { id: model.sampler.id };
   return ctx.use("sample", id, { ...pathFor(model.sampler, id, "sample", ctx), ...options });
@@ -24,7 +27,7 @@ export async function planSampling(
   try {
     const guides = await Guides.open(given, ctx);
     return await samplingBytes(await samplerOf(model, picks, ctx), (t) => guides.of(t < from ? 1 : 0), {
-      ...{ shape: [batch, ...rest], numSteps, convention, signal: ctx.signal },
+      ...{ shape: [batch, ...rest], numSteps: Math.min(numSteps, MOST_STEPS), convention, signal: ctx.signal },
       shift: request.shift,
     });
   } catch (error) {
