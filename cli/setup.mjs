@@ -11,11 +11,14 @@ import { findLibtorch, installLibtorch, oldest as oldestLibtorch, wantsCuda } fr
 import { handOver, lastError, narrated, run, SetupError, say, which } from "./setup/process.mjs";
 import { hasPip, installFromDistribution, missingBuildTools } from "./setup/system.mjs";
 
-const usage = `usage: node cli/setup.mjs [quickstart | test | doctor-json] [options of that command]
+const usage = `usage: node cli/setup.mjs [quickstart | test | parity | bench | build | doctor-json] [options of that command]
 
 Installs what is missing (Bun, packages, compiler, libtorch, the native addon, ffmpeg), then runs the command.
   quickstart    the main job, whole: real video in, a trained nano model and a report out
   test          the test suite
+  parity        stored outputs of reference implementations, held against this one: parity FOLDER ...
+  bench         beside PyTorch and diffusers: bench dit | vae | ops
+  build         the native addon
   doctor-json   installs nothing; prints what is there as JSON
 
 WAVER_CACHE     where downloads are kept (now ${cache})
@@ -24,7 +27,13 @@ WAVER_CUDA      1 or 0: with or without CUDA libraries, whatever GPU is seen her
 `;
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
-const commands = { quickstart: ["cli/index.ts", "quickstart"], test: ["test/run.ts"] };
+const commands = {
+  quickstart: ["cli/index.ts", "quickstart"],
+  test: ["test/run.ts"],
+  parity: ["test/parity/run.ts"],
+  bench: ["test/bench/run.ts"],
+  build: ["native/build.ts"],
+};
 const marker = join(root, "node_modules", ".waver-setup");
 /** Inside someone's node_modules the packages are their package manager's business. */
 const isDependency = root.split(sep).includes("node_modules");
@@ -152,7 +161,9 @@ async function main([command, ...rest]) {
   if (command === "--help" || command === "-h") return void process.stdout.write(usage);
   if (command === "doctor-json") return void process.stdout.write(`${JSON.stringify(await doctor(), null, 2)}\n`);
   if (command && !Object.hasOwn(commands, command)) {
-    throw new SetupError(`\`${command}\` is not a command of set-up: use quickstart, test or doctor-json, or none.`);
+    throw new SetupError(
+      `\`${command}\` is not a command of set-up: use ${[...Object.keys(commands), "doctor-json"].join(", ")}, or none.`,
+    );
   }
   const { bun } = await prepare();
   if (!command) return;
