@@ -63,6 +63,14 @@ const Create = z.strictObject({
   num_frames: formNumber(z.int().positive()).optional().meta({ description: "in place of seconds" }),
   num_inference_steps: formNumber(z.int().positive()).optional(),
   guidance_scale: formNumber(z.number()).optional(),
+  max_sequence_length: formNumber(z.int().positive()).optional().meta({
+    description: "longest prompt in tokens; longer ones are cut",
+  }),
+  latents: z
+    .string()
+    .refine((path) => isAbsolute(path), "an absolute path on the daemon's machine")
+    .optional()
+    .meta({ description: "safetensors file with starting latents in place of noise; file#key when it holds several" }),
 });
 
 export const Video = z.object({
@@ -129,6 +137,7 @@ export class Videos {
       model: asked.model,
       ...{ image, width, height, seconds: asked.seconds, negativePrompt: asked.negative_prompt, seed: asked.seed },
       ...{ fps: asked.fps, numFrames: asked.num_frames, numSteps: asked.num_inference_steps },
+      ...{ maxTokens: asked.max_sequence_length, latents: asked.latents },
       guide: asked.guidance_scale === undefined ? undefined : { scale: asked.guidance_scale },
     };
     const { view } = await jobs.submit({

@@ -7,6 +7,7 @@ import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { encodePng } from "../../daemon/generation/png.ts";
 import { createMedia } from "../../daemon/media/index.ts";
+import { Golden } from "../parity/golden.ts";
 import { RealDaemon } from "../support/real-daemon.ts";
 
 const MODEL = join(import.meta.dir, "../golden/pipeline_wan_t2v/pipeline");
@@ -88,6 +89,34 @@ describe("a video", () => {
     expect(await gone.json()).toEqual({ id: video.id, object: "video.deleted", deleted: true });
     for (const path of ["", "/content"]) expect((await ask(`/v1/videos/${video.id}${path}`)).status).toBe(404);
     expect((await page("")).data.map(({ id }) => id)).toEqual([second.id]);
+  });
+
+  test("of a published pipeline from stored latents is the reference's, at over 40 dB", async () => {
+    const folder = join(import.meta.dir, "../golden/pipeline_wan_t2v");
+    const reference = new Golden(folder);
+    const { prompt, negative_prompt } = reference.params as Record<string, string>;
+    const { id } = (await (
+      await create({
+        ...{ model: MODEL, prompt, negative_prompt, size: "48x32", num_frames: 9, num_inference_steps: 4 },
+        ...{ guidance_scale: 5, max_sequence_length: 64, latents: `${join(folder, "io.safetensors")}#in.latents` },
+      })
+    ).json()) as Video;
+    expect(await finished(id)).toMatchObject({ status: "completed", error: null });
+    const file = join(daemon.home, "golden.mp4");
+    writeFileSync(file, await (await ask(`/v1/videos/${id}/content`)).bytes());
+    // [1 9 3 32 48] in [0, 1], before encoding
+    const frames = reference.reference("video").data;
+    const view = { width: 48, height: 32, fit: "stretch", rate: "native", format: "rgb24", batch: 9 } as const;
+    let [squares, at] = [0, 0];
+    const size = 48 * 32;
+    for await (const { data } of createMedia({ signal: new AbortController().signal }).frames(file, view))
+      for (const value of data) {
+        const [frame, pixel, channel] = [Math.floor(at / 3 / size), Math.floor(at / 3) % size, at % 3];
+        squares += (value - 255 * Number(frames[(frame * 3 + channel) * size + pixel])) ** 2;
+        at++;
+      }
+    expect(at).toBe(frames.length);
+    expect(10 * Math.log10(255 ** 2 / (squares / at))).toBeGreaterThan(40);
   });
 
   test("has the length that was asked for, as near as the codec comes", async () => {
