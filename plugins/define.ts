@@ -102,6 +102,18 @@ export interface Context {
   run(operation: string, input: Readonly<Record<string, unknown>>): Promise<JobOutput>;
 }
 
+/** Whether a provider says that it takes an option of that name. */
+export const takes = (
+  hook: HookName,
+  id: string,
+  option: string,
+  ctx: { readonly providers: Context["providers"] },
+): boolean =>
+  ctx
+    .providers(hook)
+    .find((each) => each.id === id)
+    ?.options.includes(option) === true;
+
 export interface JobOutput {
   readonly jobId: string;
   /** True when an earlier result was returned and nothing was computed. */

@@ -1,6 +1,6 @@
 /** Networks that may be larger than the device: how a request says so, and how whoever uses one asks for it. */
 import { z } from "zod";
-import type { Context, Used } from "./define.ts";
+import { type Context, takes, type Used } from "./define.ts";
 import { WaverError } from "./errors.ts";
 
 /** What a request may wish. `auto` is `blocks` where weights do not fit. */
@@ -26,13 +26,6 @@ export function* problemsOfOffload(request: {
     ];
 }
 
-/** Whether a provider says that its blocks can come and go. */
-export const canOffload = (hook: "family" | "encodeText", id: string, ctx: Pick<Context, "providers">): boolean =>
-  ctx
-    .providers(hook)
-    .find((each) => each.id === id)
-    ?.options.includes("offload") === true;
-
 /** A network in use as the request wishes; on `auto` as a whole if memory is admitted for that, else by blocks. */
 export async function useFitting<H extends "family" | "encodeText">(
   hook: H,
@@ -41,7 +34,7 @@ export async function useFitting<H extends "family" | "encodeText">(
   wish: Offload,
   ctx: Context,
 ): Promise<Used<H>> {
-  const can = canOffload(hook, id, ctx);
+  const can = takes(hook, id, "offload", ctx);
   const byBlocks = (): Promise<Used<H>> => ctx.use(hook, id, { ...options, offload: true });
   if (wish === "blocks" && can) return byBlocks();
   if (wish === "blocks" && hook === "family")

@@ -1,6 +1,6 @@
 /** Weights in 8 bits: how a request says so, and to whom it is handed on. */
 import { z } from "zod";
-import type { Context } from "./define.ts";
+import { type Context, takes } from "./define.ts";
 import { WaverError } from "./errors.ts";
 
 /** What most weights of a network's blocks are kept in; the engine says which, and does it. */
@@ -18,8 +18,7 @@ export function inForm(
   ctx: Pick<Context, "providers" | "log">,
 ): Readonly<Record<string, unknown>> {
   if (weights === undefined) return options;
-  const found = ctx.providers(hook).find((each) => each.id === id);
-  if (found?.options.includes("weights") === true) return { ...options, weights };
+  if (takes(hook, id, "weights", ctx)) return { ...options, weights };
   if (hook === "family")
     throw new WaverError("invalid_input", `weights: ${id} loads its network as it is stored, not in ${weights}`, {
       hint: "leave weights out",

@@ -1,14 +1,15 @@
 /** The guides of one batch: one for each denoiser, or one for both. What they remember goes with a sample that is killed. */
-import type { Context, Guide, GuideMemory, Pick } from "../../plugins/index.ts";
+import type { Context, Guide, GuideMemory, Pick, Picks } from "../../plugins/index.ts";
 
 type Saved = ReturnType<GuideMemory["save"]>;
 
 export class Guides {
   private constructor(readonly each: readonly Guide[]) {}
 
-  static async open(picks: readonly Pick[], ctx: Context): Promise<Guides> {
+  static async open({ guide, guide2 }: Picks, ctx: Context): Promise<Guides> {
     const each: Guide[] = [];
-    for (const { id, ...options } of picks) each.push(await (await ctx.use("guide", id, options))({}));
+    for (const { id, ...options } of [guide, guide2].filter((pick) => pick !== undefined) as Pick[])
+      each.push(await (await ctx.use("guide", id, options))({}));
     return new Guides(each);
   }
 

@@ -332,9 +332,8 @@ export class Generation implements Disposable {
 
   /** Of their own for each batch, since some remember earlier steps. */
   async #guides(): Promise<Guides> {
-    const { guide, guide2 } = this.picks as { guide: Pick; guide2?: Pick };
-    if (guide2 !== undefined) this.#refuseSecond("guide2");
-    return Guides.open(guide2 === undefined ? [guide] : [guide, guide2], this.ctx);
+    if (this.picks["guide2"] !== undefined) this.#refuseSecond("guide2");
+    return Guides.open(this.picks, this.ctx);
   }
 
   async #acceleration(memory: AcceleratorMemory | undefined): Promise<Acceleration | undefined> {

@@ -7,13 +7,13 @@ import {
   type Codec,
   type Conditioning,
   type Context,
-  canOffload,
   type Denoiser,
   type Guide,
   type PassOf,
   type Pick,
   type Picks,
   type TextEncoder,
+  takes,
   type Used,
 } from "../../plugins/index.ts";
 import { adapterBytes } from "./adapters.ts";
@@ -316,8 +316,8 @@ class Planner {
     const { family, family2, texts, codec } = this.#model;
     if (offload === "none" || keepsWhole(this.#request)) return [];
     const able = [family, ...(family2 === undefined ? [] : [family2])]
-      .filter(({ id }) => canOffload("family", id, this.#ctx))
-      .concat(texts.filter(({ id }) => canOffload("encodeText", id, this.#ctx)));
+      .filter(({ id }) => takes("family", id, "offload", this.#ctx))
+      .concat(texts.filter(({ id }) => takes("encodeText", id, "offload", this.#ctx)));
     const fits = (name: string, bytes: number): boolean => {
       const most = Math.max(...this.#stages.filter((each) => each.component === name).map((each) => each.peakBytes));
       return (this.#sizes.get(codec.name)?.whole ?? 0) + bytes + most <= this.#ctx.memoryBudget;

@@ -22,10 +22,9 @@ export async function planSampling(
   batch: number,
 ): Promise<SamplingBytes> {
   const { samplingBytes } = await import("../runner/generation/sampling.ts");
-  const given = [picks["guide"], picks["guide2"]].filter((pick) => pick !== undefined) as Pick[];
   const from = model.family2?.from ?? 0;
   try {
-    const guides = await Guides.open(given, ctx);
+    const guides = await Guides.open(picks, ctx);
     return await samplingBytes(await samplerOf(model, picks, ctx), (t) => guides.of(t < from ? 1 : 0), {
       ...{ shape: [batch, ...rest], numSteps: Math.min(numSteps, MOST_STEPS), convention, signal: ctx.signal },
       shift: request.shift,

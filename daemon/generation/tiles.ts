@@ -1,6 +1,6 @@
 /** Pictures that are coded in overlapping tiles, because whole ones would not fit or because the request says so. */
 import { z } from "zod";
-import { type Context, WaverError } from "../../plugins/index.ts";
+import { type Context, takes, WaverError } from "../../plugins/index.ts";
 import type { Pipeline } from "./pipeline.ts";
 import type { Size } from "./request.ts";
 
@@ -14,11 +14,7 @@ export const TileSize = z.int().nonnegative().multipleOf(UNIT, `a multiple of ${
     "side of the overlapping tiles in which frames are coded, in pixels, 0 for none; when absent, tiles where whole frames do not fit the memory budget: their borders can be seen",
 });
 
-const canTile = ({ codec }: Pipeline, ctx: Context): boolean =>
-  ctx
-    .providers("codec")
-    .find(({ id }) => id === codec.id)
-    ?.options.includes("tiling") === true;
+const canTile = ({ codec }: Pipeline, ctx: Context): boolean => takes("codec", codec.id, "tiling", ctx);
 
 /** Sides to try where memory is short: those that cut this picture. */
 export const sidesFor = (model: Pipeline, { width, height }: Size, ctx: Context): number[] =>

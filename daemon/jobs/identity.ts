@@ -2,7 +2,7 @@
  * What makes two requests the same work: the operation, its body after defaults, the content of every file it reads
  * and the plugins that do it. Equal identity means that an earlier result may be returned.
  */
-import { createReadStream } from "node:fs";
+import { createReadStream, type Stats } from "node:fs";
 import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { JobStore } from "./store.ts";
@@ -40,6 +40,9 @@ export const reuseKey = (work: {
   plugins: Readonly<Record<string, string>>;
 }): string => digestOf("work", work.operation, canonical(work.body), canonical(work.content), canonical(work.plugins));
 
+/** Another one for another file in the same place, and for the same one after a change. */
+export const versionOf = ({ size, mtimeMs, ctimeMs, ino }: Stats): string => `${size}:${mtimeMs}:${ctimeMs}:${ino}`;
+
 /** Digest of what a path holds: a file's bytes, or the names and bytes of a folder's files. `missing` when there is nothing. */
 export async function contentDigest(path: string, store: JobStore, signal: AbortSignal): Promise<string> {
   signal.throwIfAborted();
@@ -59,7 +62,7 @@ export async function contentDigest(path: string, store: JobStore, signal: Abort
     return digestOf("folder", ...parts);
   }
   if (!facts.isFile()) return "special";
-  const stamp = `${facts.size}:${facts.mtimeMs}:${facts.ctimeMs}:${facts.ino}`;
+  const stamp = versionOf(facts);
   const known = await store.fileDigest(path, stamp);
   if (known !== null) return known;
   const hasher = new Bun.CryptoHasher("sha256");

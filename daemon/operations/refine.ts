@@ -13,6 +13,7 @@ import {
   type Pick,
   type Picks,
   problemsOfOffload,
+  takes,
   WaverError,
   WEIGHTS,
   WeightForm,
@@ -88,13 +89,13 @@ async function run(request: z.output<typeof input>, picks: Picks, ctx: Context):
   const loader = await refinerOf(model, ctx);
   const picked = (picks["refiner"] as Pick | undefined) ?? { id: loader };
   const provider = ctx.providers("refine").find(({ id }) => id === picked.id);
-  const offloads = provider?.options.includes("offload") === true;
+  const offloads = takes("refine", picked.id, "offload", ctx);
   if (request.offload === "blocks" && !offloads)
     throw new WaverError("needs_unmet", `${picked.id} keeps its weights whole on the device`, {
       hint: "leave offload out",
     });
   const { weights } = request;
-  if (weights !== undefined && provider?.options.includes("weights") !== true)
+  if (weights !== undefined && !takes("refine", picked.id, "weights", ctx))
     throw new WaverError("needs_unmet", `${picked.id} keeps its weights as they are stored, not in ${weights}`, {
       hint: "leave weights out",
     });

@@ -1,6 +1,7 @@
 /** Which files the options of a provider name, and as of when: weights that were replaced are other weights. */
 import { readdir, stat } from "node:fs/promises";
 import { isAbsolute, join } from "node:path";
+import { versionOf } from "../jobs/identity.ts";
 
 /** A component's folder has its files in it or one below; whatever lies deeper is not looked at. */
 const DEPTH = 2;
@@ -24,7 +25,7 @@ async function stampOf(path: string, depth: number): Promise<string> {
   } catch {
     return `${path} -`;
   }
-  if (!facts.isDirectory()) return `${path} ${facts.size} ${facts.mtimeMs} ${facts.ctimeMs} ${facts.ino}`;
+  if (!facts.isDirectory()) return `${path} ${versionOf(facts)}`;
   if (depth === 0) return path;
   const names = (await readdir(path).catch(() => [])).sort();
   return (await Promise.all(names.map((name) => stampOf(join(path, name), depth - 1)))).join("\n");

@@ -10,7 +10,7 @@
  * Axes: B batch, and whatever the network's tokens have.
  */
 import { type BlockStretch, cat, keep, type Shortcut, scope, type Tensor, withShortcut } from "../../native/index.ts";
-import type { Accelerator, AcceleratorMemory, PassOf } from "../index.ts";
+import { type Accelerator, type AcceleratorMemory, ByPass, type PassOf } from "../index.ts";
 
 export interface Settings {
   readonly threshold: number;
@@ -49,7 +49,7 @@ export class FirstBlock implements Accelerator, Shortcut {
   readonly isMeasured: boolean;
   readonly tally = { blocks: 0, skipped: 0 };
   readonly #settings: Settings;
-  readonly #all = new Map<string, Remembered>();
+  readonly #all = new ByPass<Remembered>(() => ({ first: undefined, rest: [], inRow: [] }), forget);
   #pass: Pass | undefined;
 
   constructor(settings: Settings, memory?: AcceleratorMemory) {
@@ -58,16 +58,10 @@ export class FirstBlock implements Accelerator, Shortcut {
     if (memory !== undefined) this.#recall(memory);
   }
 
-  during<T>({ network, branch, call, step, numSteps }: PassOf, pass: () => T): T {
+  during<T>(of: PassOf, pass: () => T): T {
     const { from, to } = this.#settings;
-    for (const [key, known] of this.#all)
-      if (!key.startsWith(`${network} `)) {
-        forget(known); // the other of two networks has had its turn
-        this.#all.delete(key);
-      }
-    const key = `${network} ${branch} ${call}`;
-    const known = this.#all.get(key) ?? { first: undefined, rest: [], inRow: [] };
-    this.#all.set(key, known);
+    const { step, numSteps } = of;
+    const known = this.#all.of(of);
     this.#pass = { known, mayReuse: step >= from * numSteps && step < to * numSteps, stretches: 0, reuses: [] };
     try {
       return withShortcut(this, pass);
@@ -152,8 +146,7 @@ export class FirstBlock implements Accelerator, Shortcut {
   }
 
   [Symbol.dispose](): void {
-    for (const known of this.#all.values()) forget(known);
-    this.#all.clear();
+    this.#all[Symbol.dispose]();
   }
 }
 

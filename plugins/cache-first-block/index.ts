@@ -1,5 +1,5 @@
 /** First-block caching of a denoiser. */
-import { definePlugin, provide, z } from "../index.ts";
+import { definePlugin, MEASURE, provide, z } from "../index.ts";
 
 const part = z.number().min(0).max(1);
 
@@ -30,12 +30,7 @@ export default definePlugin({
           .describe("passes after which all blocks run again at the latest; null: no limit"),
         from: part.default(0).describe("part of the steps before which all blocks run"),
         to: part.default(1).describe("part of the steps after which all blocks run"),
-        measure: z
-          .boolean()
-          .default(false)
-          .describe(
-            "make each sample a second time without the cache, and say how far off it is and what motion was lost",
-          ),
+        measure: MEASURE,
       }),
       traits: { ranks: false },
       async run(request, { options }) {

@@ -1,5 +1,5 @@
 /** Predictions of a denoiser extrapolated from earlier ones. */
-import { definePlugin, provide, z } from "../index.ts";
+import { definePlugin, MEASURE, provide, z } from "../index.ts";
 
 export default definePlugin({
   name: "cache-taylor",
@@ -18,12 +18,7 @@ export default definePlugin({
         order: z.int().min(0).max(3).default(1).describe("of the series; 0 repeats what the network said last"),
         whole: z.int().positive().default(3).describe("first steps of each network, in which it always runs"),
         to: z.number().min(0).max(1).default(1).describe("part of the steps after which it always runs"),
-        measure: z
-          .boolean()
-          .default(false)
-          .describe(
-            "make each sample a second time without the cache, and say how far off it is and what motion was lost",
-          ),
+        measure: MEASURE,
       }),
       traits: { ranks: true },
       async run(request, { options }) {

@@ -7,7 +7,7 @@
  * When the network runs depends on the step alone, so rows of a batch do not depend on each other, nor on the number of ranks.
  */
 import { type BlockStretch, keep, type Shortcut, scope, Tensor, withShortcut } from "../../native/index.ts";
-import { type Accelerator, type AcceleratorMemory, type PassOf, WaverError } from "../index.ts";
+import { type Accelerator, type AcceleratorMemory, ByPass, type PassOf, WaverError } from "../index.ts";
 
 export interface Settings {
   readonly interval: number;
@@ -37,7 +37,12 @@ export class Taylor implements Accelerator, Shortcut {
   readonly isMeasured: boolean;
   readonly tally = { blocks: 0, skipped: 0 };
   readonly #settings: Settings;
-  readonly #all = new Map<string, Series>();
+  readonly #all = new ByPass<Series>(
+    () => ({ passes: 0, ranAt: 0, factors: [] }),
+    ({ factors }) => {
+      for (const factor of factors) factor.dispose();
+    },
+  );
   /** Of a pass; counted in the first. */
   #numBlocks = 0;
   #counted = 0;
@@ -56,19 +61,12 @@ export class Taylor implements Accelerator, Shortcut {
     }
   }
 
-  during<T>({ network, branch, call, step, numSteps }: PassOf, pass: () => T): T {
-    for (const [key, { factors }] of this.#all)
-      if (!key.startsWith(`${network} `)) {
-        for (const factor of factors) factor.dispose(); // the other of two networks has had its turn
-        this.#all.delete(key);
-      }
-    const key = `${network} ${branch} ${call}`;
-    const series = this.#all.get(key) ?? { passes: 0, ranAt: 0, factors: [] };
-    this.#all.set(key, series);
+  during<T>(of: PassOf, pass: () => T): T {
+    const series = this.#all.of(of);
     const at = series.passes++;
     const { interval, whole, to } = this.#settings;
     // as diffusers counts: the step after the first whole ones is extrapolated, so that the series has one more run soon after
-    const runs = at < whole || (at - whole - 1) % interval === 0 || step >= to * numSteps;
+    const runs = at < whole || (at - whole - 1) % interval === 0 || of.step >= to * of.numSteps;
     const made = runs ? this.#run(series, at, pass) : extrapolated(series, at);
     this.tally.blocks += this.#numBlocks;
     if (!runs) this.tally.skipped += this.#numBlocks;
@@ -108,8 +106,7 @@ export class Taylor implements Accelerator, Shortcut {
   }
 
   [Symbol.dispose](): void {
-    for (const { factors } of this.#all.values()) for (const factor of factors) factor.dispose();
-    this.#all.clear();
+    this.#all[Symbol.dispose]();
   }
 }
 
